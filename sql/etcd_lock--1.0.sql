@@ -1,0 +1,317 @@
+/* sql/etcd_lock--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION etcd_lock" to load this file. \quit
+
+-- Locks of the session and of the transaction.  Each function exists for a
+-- name, for a bigint and for two ints, as pg_advisory_lock() does.
+
+CREATE FUNCTION etcd_lock(name text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock(key bigint)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock(key1 integer, key2 integer)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_shared(name text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_shared(key bigint)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_shared(key1 integer, key2 integer)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_xact_lock(name text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_xact_lock(key bigint)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_xact_lock(key1 integer, key2 integer)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_xact_lock_shared(name text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_xact_lock_shared(key bigint)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_xact_lock_shared(key1 integer, key2 integer)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- Without "wait" they do not wait for other holders, with it at most so long.
+
+CREATE FUNCTION etcd_try_lock(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock(name text, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock(key bigint, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock(key1 integer, key2 integer, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock_shared(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock_shared(name text, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock_shared(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock_shared(key bigint, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock_shared(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_lock_shared(key1 integer, key2 integer, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock(name text, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock(key bigint, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock(key1 integer, key2 integer, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock_shared(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock_shared(name text, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock_shared(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock_shared(key bigint, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock_shared(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_try_xact_lock_shared(key1 integer, key2 integer, wait interval)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- True for one caller among all servers for each tick, with the lock of the
+-- transaction on the name.
+
+CREATE FUNCTION etcd_try_once(name text, tick timestamptz)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_once'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock_shared(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock_shared(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock_shared(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_unlock_all()
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_unlock_all'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- Procedures can be neither strict nor volatile; they look at their arguments.
+
+CREATE PROCEDURE etcd_lock_wait(name text, wait interval DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_wait'
+LANGUAGE C;
+
+CREATE PROCEDURE etcd_lock_wait(key bigint, wait interval DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_wait'
+LANGUAGE C;
+
+CREATE PROCEDURE etcd_lock_wait(key1 integer, key2 integer, wait interval DEFAULT NULL)
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_wait'
+LANGUAGE C;
+
+CREATE FUNCTION etcd_lock_token(name text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_token'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_token(key bigint)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_token'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_token(key1 integer, key2 integer)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_token'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_check(name text)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_check'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_check(key bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_check'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_check(key1 integer, key2 integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_check'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- What can be seen of this server.
+CREATE FUNCTION etcd_locks(
+	OUT name text, OUT mode text, OUT scope text, OUT granted boolean,
+	OUT pid integer, OUT token bigint, OUT waitstart timestamptz,
+	OUT heldsince timestamptz, OUT lost boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_locks'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE VIEW etcd_locks AS SELECT * FROM etcd_locks();
+
+CREATE FUNCTION etcd_lock_status(
+	OUT state text, OUT endpoint text, OUT lease text, OUT ttl_left interval,
+	OUT worker_pid integer, OUT last_error text, OUT last_error_at timestamptz)
+RETURNS record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_status'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- A lock reaches other servers, so nobody may lock who was not told to.
+DO $$
+DECLARE
+	routine regprocedure;
+BEGIN
+	FOR routine IN
+		SELECT objid::regprocedure
+		FROM pg_catalog.pg_depend
+		WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
+			AND refobjid OPERATOR(pg_catalog.=)
+				(SELECT oid FROM pg_catalog.pg_extension
+				 WHERE extname OPERATOR(pg_catalog.=) 'etcd_lock')
+			AND classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+	LOOP
+		EXECUTE pg_catalog.format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', routine);
+	END LOOP;
+END
+$$;
+
+GRANT EXECUTE ON FUNCTION etcd_locks() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION etcd_lock_status() TO pg_monitor;
+GRANT SELECT ON etcd_locks TO pg_monitor;

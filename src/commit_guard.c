@@ -1,0 +1,126 @@
+/*-------------------------------------------------------------------------
+ *
+ * commit_guard.c
+ *	  A transaction that lost its lock does not commit.
+ *
+ * Looked at as late as a transaction may still be refused: in
+ * XACT_EVENT_PRE_COMMIT.  What comes behind it (ON COMMIT actions, the WAL
+ * flush, the wait for synchronous replication) is the window that remains;
+ * the user's documentation names it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lock_session.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+
+static bool registered = false;
+static LocalTransactionId armed_for = InvalidLocalTransactionId;
+
+static char *
+user_name_of(const LocalHold *local)
+{
+	return lock_name_for_user(local->name.key, local->name.namespace_len,
+							  &local->name.tag);
+}
+
+static bool
+has_xact_count(const LocalHold *local)
+{
+	for (int i = 0; i < local->nowners; i++)
+	{
+		if (local->owners[i].owner != NULL)
+			return true;
+	}
+	return false;
+}
+
+static void
+refuse_commit(const LocalHold *local, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ETCD_LOCK_COMMIT_REFUSED),
+			 errmsg("transaction was not committed because etcd lock \"%s\" was lost",
+					user_name_of(local)),
+			 errdetail_internal("%s", detail),
+			 has_xact_count(local) ?
+			 errhint("Retry the transaction.") :
+			 errhint("Release the lock with etcd_unlock(), acquire it anew, and retry the transaction.")));
+}
+
+/*
+ * A lock of the transaction: it must not commit without.  A lock of the
+ * session: it must not change anything; reading is let through with a
+ * warning.
+ */
+static void
+guard_hold(LocalHold *local, void *arg)
+{
+	if (local->hold == NULL || local->nowners == 0 ||
+		!lock_session_has_tag(local))
+		return;
+
+	if (lock_table_hold_valid(local->hold))
+	{
+		if (etcd_lock_commit_guard < COMMIT_GUARD_ETCD || lock_check(local))
+			return;
+	}
+
+	if (has_xact_count(local) || TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		refuse_commit(local,
+					  local->hold->lost ?
+					  _("Its key was deleted from etcd.") :
+					  _("The lease of this server ran out or was revoked; another server may have the lock."));
+	else
+		ereport(WARNING,
+				(errcode(ERRCODE_ETCD_LOCK_LOST),
+				 errmsg("etcd lock \"%s\" of this session was lost",
+						user_name_of(local)),
+				 errhint("Release it with etcd_unlock().")));
+}
+
+static void
+refuse_prepare(LocalHold *local, void *arg)
+{
+	if (has_xact_count(local))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has acquired etcd locks"),
+				 errdetail("Lock \"%s\" would have to outlive the session.",
+						   user_name_of(local))));
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_PRE_PREPARE:
+			lock_session_foreach(refuse_prepare, NULL);
+			/* FALLTHROUGH */
+		case XACT_EVENT_PRE_COMMIT:
+			if (etcd_lock_commit_guard != COMMIT_GUARD_OFF)
+				lock_session_foreach(guard_hold, NULL);
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Callbacks run newest first.  Another module's may do what cannot be undone,
+ * as postgres_fdw's commits remotely; ours must come before, so it is
+ * registered again in each transaction that acquires a lock (rule 23).
+ */
+void
+commit_guard_arm(void)
+{
+	if (armed_for == compat_my_lxid())
+		return;
+	if (registered)
+		UnregisterXactCallback(xact_callback, NULL);
+	RegisterXactCallback(xact_callback, NULL);
+	registered = true;
+	armed_for = compat_my_lxid();
+}

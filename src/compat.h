@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Differences between PostgreSQL 15, 16, 17 and 18, and nothing else.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef ETCD_LOCK_COMPAT_H
+#define ETCD_LOCK_COMPAT_H
+
+#include "fmgr.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/wait_event.h"
+
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define compat_my_procno()			((int) MyProcNumber)
+#define compat_my_lxid()			(MyProc->vxid.lxid)
+#define compat_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode), false)
+#define compat_wait_event_set(n)	CreateWaitEventSet(NULL, (n))
+#define compat_wait_event(name)		WaitEventExtensionNew(name)
+#else
+#define compat_my_procno()			(MyProc->pgprocno)
+#define compat_my_lxid()			(MyProc->lxid)
+#define compat_lock_held_by_me(tag, mode)	LockHeldByMe((tag), (mode))
+#define compat_wait_event_set(n)	CreateWaitEventSet(TopMemoryContext, (n))
+#define compat_wait_event(name)		PG_WAIT_EXTENSION
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define COMPAT_MODULE_MAGIC(ext_name, ext_version) \
+	PG_MODULE_MAGIC_EXT(.name = (ext_name), .version = (ext_version))
+#else
+#define COMPAT_MODULE_MAGIC(ext_name, ext_version) PG_MODULE_MAGIC
+#endif
+
+#endif							/* ETCD_LOCK_COMPAT_H */

@@ -1,0 +1,208 @@
+/*-------------------------------------------------------------------------
+ *
+ * etcd_lock.c
+ *	  Entry of the module: settings, shared memory, the worker.
+ *
+ * Without shared_preload_libraries the module loads quietly, so that CREATE
+ * EXTENSION and pg_dump work; each function then says what is missing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "etcd_lock.h"
+
+#include "lock_session.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/guc.h"
+#include "worker.h"
+
+COMPAT_MODULE_MAGIC("etcd_lock", ETCD_LOCK_VERSION);
+
+PGDLLEXPORT void _PG_init(void);
+
+char	   *etcd_lock_endpoints;
+char	   *etcd_lock_namespace;
+int			etcd_lock_lease_ttl;
+int			etcd_lock_handoff_window;
+int			etcd_lock_connect_timeout;
+int			etcd_lock_request_timeout;
+bool		etcd_lock_synchronous_release;
+int			etcd_lock_commit_guard;
+int			etcd_lock_session_locks;
+int			etcd_lock_max_names_per_session;
+int			etcd_lock_max_names;
+
+static const struct config_enum_entry commit_guard_options[] = {
+	{"off", COMMIT_GUARD_OFF, false},
+	{"lease", COMMIT_GUARD_LEASE, false},
+	{"etcd", COMMIT_GUARD_ETCD, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry session_locks_options[] = {
+	{"on", SESSION_LOCKS_ON, false},
+	{"warn", SESSION_LOCKS_WARN, false},
+	{"off", SESSION_LOCKS_OFF, false},
+	{NULL, 0, false}
+};
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static void
+define_settings(void)
+{
+	DefineCustomStringVariable("etcd_lock.endpoints",
+							   "Comma-separated URLs of etcd's members.",
+							   NULL,
+							   &etcd_lock_endpoints,
+							   "http://127.0.0.1:2379",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("etcd_lock.namespace",
+							   "Put in front of the name of each lock.",
+							   "Superusers may set it for a database or a role.",
+							   &etcd_lock_namespace,
+							   "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_lock.lease_ttl",
+							"How long etcd keeps this server's locks when it hears nothing of it.",
+							"Applies to the next lease.",
+							&etcd_lock_lease_ttl,
+							10, 2, 3600,
+							PGC_SIGHUP, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_lock.handoff_window",
+							"How long this server may pass a lock on between its own sessions.",
+							"0 asks etcd each time.",
+							&etcd_lock_handoff_window,
+							100, 0, 10000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_lock.connect_timeout",
+							"How long a new request waits for a link to etcd.",
+							NULL,
+							&etcd_lock_connect_timeout,
+							10000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_lock.request_timeout",
+							"How long the worker waits for the answer to one request.",
+							NULL,
+							&etcd_lock_request_timeout,
+							5000, 100, 3600000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("etcd_lock.synchronous_release",
+							 "Wait for etcd to confirm that a lock is free.",
+							 NULL,
+							 &etcd_lock_synchronous_release,
+							 true,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("etcd_lock.commit_guard",
+							 "What is looked at before a transaction with an etcd lock commits.",
+							 NULL,
+							 &etcd_lock_commit_guard,
+							 COMMIT_GUARD_LEASE, commit_guard_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("etcd_lock.session_locks",
+							 "Whether locks that outlive their transaction may be acquired.",
+							 "Off or warn is for sessions behind a pooler that shares connections between transactions.",
+							 &etcd_lock_session_locks,
+							 SESSION_LOCKS_ON, session_locks_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_lock.max_names_per_session",
+							"How many etcd locks one session may hold.",
+							NULL,
+							&etcd_lock_max_names_per_session,
+							1024, 1, 1000000,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("etcd_lock.max_names",
+							"How many names of etcd locks may be in use at a time on this server.",
+							NULL,
+							&etcd_lock_max_names,
+							4096, 16, 1000000,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	MarkGUCPrefixReserved("etcd_lock");
+}
+
+static void
+shmem_request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+	RequestAddinShmemSpace(lock_table_shmem_size());
+	lock_table_request_locks();
+}
+
+/* Runs again, in the postmaster, after the crash of a backend. */
+static void
+shmem_startup(void)
+{
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+	lock_table_shmem_init();
+	lease_shmem_init();
+}
+
+static uint32
+wait_event(uint32 *event, const char *name)
+{
+	if (*event == 0)
+		*event = compat_wait_event(name);
+	return *event;
+}
+
+uint32
+etcd_lock_wait_event_acquire(void)
+{
+	static uint32 event = 0;
+
+	return wait_event(&event, "EtcdLockAcquire");
+}
+
+uint32
+etcd_lock_wait_event_release(void)
+{
+	static uint32 event = 0;
+
+	return wait_event(&event, "EtcdLockRelease");
+}
+
+uint32
+etcd_lock_wait_event_check(void)
+{
+	static uint32 event = 0;
+
+	return wait_event(&event, "EtcdLockCheck");
+}
+
+uint32
+etcd_lock_wait_event_worker(void)
+{
+	static uint32 event = 0;
+
+	return wait_event(&event, "EtcdLockWorkerMain");
+}
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		return;
+
+	define_settings();
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = shmem_request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shmem_startup;
+	lock_session_init();
+	worker_register();
+}

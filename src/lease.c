@@ -1,0 +1,632 @@
+/*-------------------------------------------------------------------------
+ *
+ * lease.c
+ *	  The server's lease: granted, kept alive, believed, given back.
+ *
+ * One lease for the server; all its keys hang on it.  Its id is ours to
+ * choose:
+ *
+ *		base (random, chosen by the postmaster once)	39 bits
+ *		how often shared memory was made anew			12 bits
+ *		epoch of the deadline							12 bits
+ *
+ * so that a new worker knows the leases that went before by their base, and
+ * revokes them: after a crash of a backend the locks of dead sessions are free
+ * at once.  The base is never written to disk, as a base backup would carry
+ * it to another server.
+ *
+ * The deadline.  It counts from the moment the keepalive was sent, and a
+ * keepalive is believed only when a linearizable read of the sentinel, a key
+ * of ours on the lease, sent after the keepalive's answer, comes back in the
+ * same raft term with the revision that we know: keepalives do not go through
+ * raft, and a deposed leader may answer them (README.md, "The lease").
+ *
+ * After each keepalive etcd lists the keys on the lease.  One that is not ours
+ * any more is deleted; one that is missing is looked for, and lost if it is
+ * gone.  Held keys need no watch for that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker.h"
+
+#include "miscadmin.h"
+#include "postmaster/postmaster.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define EPOCH_BITS		12
+#define RESTART_BITS	12
+#define BASE_BITS		39
+
+#define RETRY_PAUSE		INT64CONST(100000)	/* microseconds */
+
+typedef enum LeaseState
+{
+	LEASE_NONE,					/* next: see what went before */
+	LEASE_LISTED,				/* next: ask for one */
+	LEASE_GRANTED,				/* next: put the sentinel */
+	LEASE_ALIVE					/* next: keepalive */
+} LeaseState;
+
+static LeaseState state = LEASE_NONE;
+static bool busy = false;		/* a request of ours is under way */
+static int64 next_time = 0;		/* clock_now(): nothing to do before */
+static char hex[20];
+static int64 ttl;				/* as granted, microseconds */
+static ClockReading sent;		/* grant or keepalive */
+static uint64 raft_term;		/* of its answer */
+static int64 floor_revision;	/* highest seen when the sentinel was read */
+static int64 listed_at;			/* when the list of keys was asked for */
+static bool revoking_for_exit = false;
+static bool revoked = false;
+
+/* Leases of ours that are no longer, to be revoked. */
+static int64 *stale = NULL;
+static int	nstale = 0;
+
+static char *sentinel_key = NULL;
+
+static void send_keepalive(void);
+
+/* ----------------------------------------------------------------
+ *		Ids
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * In the postmaster, at every start of shared memory: after a crash of a
+ * backend too, when the base must stay and the second part change.
+ */
+void
+lease_shmem_init(void)
+{
+	static uint64 base = 0;
+	static uint64 restarts = 0;
+
+	if (base == 0)
+	{
+		if (!pg_strong_random(&base, sizeof(base)))
+			ereport(FATAL,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate a random lease id")));
+		base &= (UINT64CONST(1) << BASE_BITS) - 1;
+		base |= UINT64CONST(1) << (BASE_BITS - 1);	/* neither 0 nor short */
+	}
+	lock_shared->lease_base = (base << (RESTART_BITS + EPOCH_BITS)) |
+		((restarts++ & ((1 << RESTART_BITS) - 1)) << EPOCH_BITS);
+}
+
+int64
+lease_id(void)
+{
+	uint64		epoch = deadline_epoch(&lock_shared->deadline);
+
+	return (int64) (lock_shared->lease_base | (epoch & ((1 << EPOCH_BITS) - 1)));
+}
+
+const char *
+lease_hex(void)
+{
+	snprintf(hex, sizeof(hex), "%" INT64_MODIFIER "x", (uint64) lease_id());
+	return hex;
+}
+
+static bool
+is_our_base(int64 id)
+{
+	return ((uint64) id >> (RESTART_BITS + EPOCH_BITS)) ==
+		(lock_shared->lease_base >> (RESTART_BITS + EPOCH_BITS));
+}
+
+/* ----------------------------------------------------------------
+ *		Time
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * What is kept back of the TTL: etcd's clock and ours run alike, but between
+ * a session's look at the deadline and what it does then some time goes by.
+ */
+static int64
+margin(void)
+{
+	return Min(ttl / 2, Max(ttl / 10, INT64CONST(1000000)));
+}
+
+static int64
+keepalive_interval(void)
+{
+	return ttl / 5;
+}
+
+/* A keepalive that is not answered must not eat up the time for the next. */
+static long
+keepalive_timeout(void)
+{
+	return (long) Min(Max(keepalive_interval() / 1000, 200),
+					  etcd_lock_request_timeout);
+}
+
+bool
+lease_alive(void)
+{
+	return state == LEASE_ALIVE &&
+		deadline_left(&lock_shared->deadline) > 0;
+}
+
+int64
+lease_next_time(void)
+{
+	int64		next = next_time;
+
+	if (busy || (worker_stopping && state != LEASE_ALIVE))
+		next = PG_INT64_MAX;
+	else
+		next = Max(next, link_next_time());
+	if (state == LEASE_ALIVE)
+		next = Min(next, clock_now() + deadline_left(&lock_shared->deadline) + 1000);
+	return next;
+}
+
+static void
+retry_later(void)
+{
+	next_time = clock_now() + RETRY_PAUSE;
+}
+
+/* ----------------------------------------------------------------
+ *		Loss
+ * ----------------------------------------------------------------
+ */
+
+/* The lease is over, whatever etcd does with it: so is what hung on it. */
+void
+lease_gone(const char *reason)
+{
+	if (state != LEASE_ALIVE && state != LEASE_GRANTED)
+		return;
+	state = LEASE_NONE;
+	next_time = 0;
+	pg_atomic_write_u64(&lock_shared->lease, 0);
+	lock_shared->sentinel_revision = 0;
+	names_end_epoch(reason);
+}
+
+/*
+ * An etcd that was restored from a backup, or another etcd, knows nothing of
+ * our locks even if it knows our lease (rule 16).
+ */
+void
+lease_saw_header(const EtcdHeader *header)
+{
+	if (lock_shared->cluster_id != 0 &&
+		header->cluster_id != lock_shared->cluster_id)
+	{
+		lock_shared->highest_revision = 0;
+		lock_shared->cluster_id = header->cluster_id;
+		lease_gone("the endpoint belongs to another etcd cluster");
+		return;
+	}
+	lock_shared->cluster_id = header->cluster_id;
+	lock_shared->highest_revision = Max(lock_shared->highest_revision,
+										header->revision);
+}
+
+/* ----------------------------------------------------------------
+ *		Requests
+ * ----------------------------------------------------------------
+ */
+
+static void
+call(const char *path, char *body, long timeout,
+	 void (*done) (void *arg, const EtcdAnswer *answer))
+{
+	EtcdCallbacks callbacks = {NULL, done};
+
+	if (link_call(path, body, timeout, &callbacks,
+				  (void *) (uintptr_t) deadline_epoch(&lock_shared->deadline)) != NULL)
+		busy = true;
+	else
+		retry_later();
+}
+
+/* Every answer comes here first.  False: it is about a lease of the past. */
+static bool
+still_current(void *arg)
+{
+	busy = false;
+	return (uint64) (uintptr_t) arg == deadline_epoch(&lock_shared->deadline);
+}
+
+static void
+report(const char *what, const EtcdError *error)
+{
+	ereport(LOG,
+			(errcode(ERRCODE_CONNECTION_EXCEPTION),
+			 errmsg("etcd_lock: could not %s: %s", what, error->message)));
+	if (error->code == ETCD_BAD_ANSWER)
+		link_bad_answer(error->message);
+	retry_later();
+}
+
+/* ---- what went before ---- */
+
+static void
+revoke_done(void *arg, const EtcdAnswer *answer)
+{
+	EtcdHeader	header;
+	EtcdError	error;
+
+	busy = false;
+	if (revoking_for_exit)
+	{
+		revoked = true;
+		return;
+	}
+	if (answer->delivered &&
+		(etcd_decode_header(answer->body, answer->len, answer->http_status,
+							&header, &error) || error.code == ETCD_NOT_FOUND))
+		nstale--;
+	else
+		retry_later();
+}
+
+static void
+list_done(void *arg, const EtcdAnswer *answer)
+{
+	EtcdLeasesResult result;
+	EtcdError	error;
+
+	if (!still_current(arg) || !answer->delivered)
+	{
+		retry_later();
+		return;
+	}
+	nstale = 0;
+	state = LEASE_LISTED;
+	if (!etcd_decode_leases(answer->body, answer->len, answer->http_status,
+							&result, &error))
+	{
+		/* Without a list they run out by themselves. */
+		if (error.code == ETCD_BAD_ANSWER || error.code == ETCD_UNAVAILABLE)
+		{
+			state = LEASE_NONE;
+			report("list leases", &error);
+		}
+		return;
+	}
+	if (stale != NULL)
+		pfree(stale);
+	stale = MemoryContextAlloc(TopMemoryContext,
+							   Max(result.nids, 1) * sizeof(int64));
+	for (int i = 0; i < result.nids; i++)
+	{
+		if (is_our_base(result.ids[i]) && result.ids[i] != lease_id())
+			stale[nstale++] = result.ids[i];
+	}
+	etcd_leases_result_free(&result);
+}
+
+/* ---- grant and sentinel ---- */
+
+static void
+sentinel_done(void *arg, const EtcdAnswer *answer)
+{
+	EtcdTxnResult result;
+	EtcdError	error;
+	int64		revision = 0;
+
+	if (!still_current(arg))
+		return;
+	if (!answer->delivered)
+	{
+		/* It may have been put: the next attempt will find it. */
+		retry_later();
+		return;
+	}
+	if (!etcd_decode_txn(answer->body, answer->len, answer->http_status,
+						 &result, &error))
+	{
+		if (error.code == ETCD_NOT_FOUND)
+			lease_gone("etcd does not know the lease");
+		else
+			report("put this server's key", &error);
+		return;
+	}
+	if (result.succeeded)
+		revision = result.header.revision;
+	else if (result.nresults == 1 && result.results[0].nkvs == 1 &&
+			 result.results[0].kvs[0].lease == lease_id())
+		revision = result.results[0].kvs[0].create_revision;
+
+	if (revision != 0)
+	{
+		lock_shared->sentinel_revision = revision;
+		lease_saw_header(&result.header);
+		deadline_extend(&lock_shared->deadline, sent, ttl - margin());
+		pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
+		state = LEASE_ALIVE;
+		next_time = sent.boottime + keepalive_interval();
+		ereport(LOG,
+				(errmsg("etcd_lock: lease %s granted for %d s",
+						lease_hex(), (int) (ttl / 1000000))));
+	}
+	else
+		lease_gone("this server's key belongs to another lease");
+	etcd_txn_result_free(&result);
+}
+
+static void
+put_sentinel(void)
+{
+	EtcdOp		put = {.type = ETCD_OP_PUT};
+	EtcdOp		range = {.type = ETCD_OP_RANGE, .keys_only = true};
+	EtcdCompare compare = {
+		.target = ETCD_COMPARE_CREATE, .result = ETCD_COMPARE_EQUAL, .revision = 0
+	};
+	EtcdTxn		txn = {&compare, 1, &put, 1, &range, 1};
+	char	   *value = worker_describe(NULL, MyProcPid, GetCurrentTimestamp());
+
+	if (sentinel_key != NULL)
+		pfree(sentinel_key);
+	sentinel_key = MemoryContextStrdup(TopMemoryContext,
+									   psprintf("%s%sserver/%s",
+												etcd_lock_namespace,
+												ETCD_LOCK_RESERVED, lease_hex()));
+	put.range.key = sentinel_key;
+	put.range.key_len = strlen(sentinel_key);
+	put.value = value;
+	put.value_len = strlen(value);
+	put.lease = lease_id();
+	range.range = put.range;
+	compare.range = put.range;
+	call(ETCD_PATH_TXN, etcd_encode_txn(&txn), keepalive_timeout(), sentinel_done);
+	pfree(value);
+}
+
+static void
+grant_done(void *arg, const EtcdAnswer *answer)
+{
+	EtcdLeaseResult result;
+	EtcdError	error;
+
+	if (!still_current(arg))
+		return;
+	if (!answer->delivered)
+	{
+		/* It may have been granted: see what is there before the next. */
+		if (answer->ambiguous)
+			names_end_epoch(NULL);
+		state = LEASE_NONE;
+		retry_later();
+		return;
+	}
+	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
+						   &result, &error))
+	{
+		names_end_epoch(NULL);
+		state = LEASE_NONE;
+		report("get a lease", &error);
+		return;
+	}
+	ttl = Min(ttl, result.ttl * 1000000);
+	lease_saw_header(&result.header);
+	etcd_lease_result_free(&result);
+	state = LEASE_GRANTED;
+}
+
+static void
+send_grant(void)
+{
+	ttl = (int64) etcd_lock_lease_ttl * 1000000;
+	sent = clock_read();
+	call(ETCD_PATH_LEASE_GRANT,
+		 etcd_encode_lease_grant(lease_id(), etcd_lock_lease_ttl),
+		 etcd_lock_request_timeout, grant_done);
+}
+
+/* ---- keepalive, sentinel, keys ---- */
+
+static void
+keys_done(void *arg, const EtcdAnswer *answer)
+{
+	EtcdLeaseResult result;
+	EtcdError	error;
+
+	if (!still_current(arg))
+		return;
+	next_time = sent.boottime + keepalive_interval();
+	if (!answer->delivered)
+		return;
+	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
+						   &result, &error))
+	{
+		if (error.code == ETCD_NOT_FOUND)
+			lease_gone("etcd does not know the lease any more");
+		return;
+	}
+	if (result.ttl > 0)
+		names_compare_keys(&result, listed_at, sentinel_key);
+	etcd_lease_result_free(&result);
+}
+
+static void
+list_keys(void)
+{
+	listed_at = clock_now();
+	call(ETCD_PATH_LEASE_TIMETOLIVE,
+		 etcd_encode_lease_timetolive(lease_id(), true),
+		 keepalive_timeout(), keys_done);
+}
+
+static void
+sentinel_read(void *arg, const EtcdAnswer *answer)
+{
+	EtcdRangeResult result;
+	EtcdError	error;
+
+	if (!still_current(arg))
+		return;
+	if (!answer->delivered)
+	{
+		retry_later();
+		return;
+	}
+	if (!etcd_decode_range(answer->body, answer->len, answer->http_status,
+						   &result, &error))
+	{
+		report("read this server's key", &error);
+		return;
+	}
+	if (result.header.revision < floor_revision)
+		lease_gone("etcd has gone back in time");
+	else
+		lease_saw_header(&result.header);
+
+	if (state != LEASE_ALIVE)
+		 /* gone */ ;
+	else if (result.range.nkvs != 1 ||
+			 result.range.kvs[0].create_revision != lock_shared->sentinel_revision)
+		lease_gone("this server's key was deleted from etcd");
+	else if (result.header.raft_term != raft_term)
+		next_time = 0;			/* a change of leaders: ask again */
+	else
+	{
+		deadline_extend(&lock_shared->deadline, sent, ttl - margin());
+		list_keys();
+	}
+	etcd_range_result_free(&result);
+}
+
+static void
+read_sentinel(void)
+{
+	EtcdOp		op = {.type = ETCD_OP_RANGE, .keys_only = true};
+
+	op.range.key = sentinel_key;
+	op.range.key_len = strlen(sentinel_key);
+	floor_revision = lock_shared->highest_revision;
+	call(ETCD_PATH_RANGE, etcd_encode_range(&op), keepalive_timeout(),
+		 sentinel_read);
+}
+
+static void
+keepalive_done(void *arg, const EtcdAnswer *answer)
+{
+	EtcdLeaseResult result;
+	EtcdError	error;
+
+	if (!still_current(arg))
+		return;
+	if (!answer->delivered)
+	{
+		retry_later();
+		return;
+	}
+	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
+						   &result, &error))
+	{
+		if (error.code == ETCD_NOT_FOUND)
+			lease_gone("etcd does not know the lease any more");
+		else
+			report("keep the lease alive", &error);
+		return;
+	}
+	raft_term = result.header.raft_term;
+	if (result.ttl <= 0)
+		lease_gone("the lease ran out or was revoked");
+	else
+	{
+		ttl = Min(ttl, result.ttl * 1000000);
+		read_sentinel();
+	}
+	etcd_lease_result_free(&result);
+}
+
+static void
+send_keepalive(void)
+{
+	sent = clock_read();
+	call(ETCD_PATH_LEASE_KEEPALIVE, etcd_encode_lease_id(lease_id()),
+		 keepalive_timeout(), keepalive_done);
+}
+
+/* ----------------------------------------------------------------
+ *		Steps
+ * ----------------------------------------------------------------
+ */
+
+/* A worker that follows another one goes on with its lease. */
+void
+lease_start(void)
+{
+	ttl = (int64) etcd_lock_lease_ttl * 1000000;
+	if (pg_atomic_read_u64(&lock_shared->lease) != (uint64) lease_id())
+		return;
+	sentinel_key = MemoryContextStrdup(TopMemoryContext,
+									   psprintf("%s%sserver/%s",
+												etcd_lock_namespace,
+												ETCD_LOCK_RESERVED, lease_hex()));
+	state = LEASE_ALIVE;
+}
+
+void
+lease_tick(void)
+{
+	if (state == LEASE_ALIVE && deadline_left(&lock_shared->deadline) == 0)
+		lease_gone("the lease could not be renewed in time");
+
+	if (busy || revoking_for_exit || clock_now() < next_time || !link_ready())
+		return;
+
+	switch (state)
+	{
+		case LEASE_NONE:
+			if (!worker_stopping)
+				call(ETCD_PATH_LEASE_LEASES, etcd_encode_empty(),
+					 etcd_lock_request_timeout, list_done);
+			break;
+		case LEASE_LISTED:
+			if (nstale > 0)
+				call(ETCD_PATH_LEASE_REVOKE,
+					 etcd_encode_lease_id(stale[nstale - 1]),
+					 etcd_lock_request_timeout, revoke_done);
+			else if (!worker_stopping)
+				send_grant();
+			break;
+		case LEASE_GRANTED:
+			put_sentinel();
+			break;
+		case LEASE_ALIVE:
+			send_keepalive();
+			break;
+	}
+}
+
+/*
+ * Nobody holds anything any more, and nobody will: give the lease back, with
+ * every key on it.
+ */
+void
+lease_revoke_for_exit(void)
+{
+	int64		id = lease_id();
+
+	revoking_for_exit = true;
+	if (state != LEASE_ALIVE && state != LEASE_GRANTED)
+	{
+		revoked = true;
+		return;
+	}
+	lease_gone(NULL);
+	call(ETCD_PATH_LEASE_REVOKE, etcd_encode_lease_id(id),
+		 etcd_lock_request_timeout, revoke_done);
+	if (!busy)
+		revoked = true;
+}
+
+bool
+lease_is_revoked(void)
+{
+	return revoked;
+}

@@ -1,0 +1,269 @@
+/*-------------------------------------------------------------------------
+ *
+ * link.c
+ *	  The worker's link to etcd: which endpoint, and how it does.
+ *
+ * All requests go to one endpoint, the current one.  When it fails (no
+ * connection, no answer in time, no leader), the next one in the list becomes
+ * current.  After a whole round of failures there is a pause, so that an etcd
+ * that is down is not hammered.  A change of state is logged once.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker.h"
+
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+
+/* Pause after a round of failures, microseconds: doubled from first to last. */
+#define FIRST_PAUSE		INT64CONST(100000)
+#define LAST_PAUSE		INT64CONST(1000000)
+
+static char **endpoints = NULL;
+static int	nendpoints = 0;
+static int	current = 0;
+static uint64 generation = 0;	/* changes with the current endpoint */
+static int	failures = 0;		/* in a row */
+static int64 backoff = 0;
+static int64 not_before = 0;	/* clock_now() */
+static bool up = false;
+static bool said_down = false;
+
+/* One request, and what its sender wants to hear. */
+typedef struct LinkCall
+{
+	EtcdCallbacks callbacks;
+	void	   *arg;
+	uint64		generation;
+} LinkCall;
+
+static void
+publish(const char *error)
+{
+	LWLockAcquire(lock_shared->status_lock, LW_EXCLUSIVE);
+	lock_shared->status.up = up;
+	strlcpy(lock_shared->status.endpoint, link_endpoint(),
+			sizeof(lock_shared->status.endpoint));
+	if (error != NULL)
+	{
+		strlcpy(lock_shared->status.last_error, error,
+				sizeof(lock_shared->status.last_error));
+		lock_shared->status.last_error_at = GetCurrentTimestamp();
+	}
+	LWLockRelease(lock_shared->status_lock);
+	pg_atomic_write_u32(&lock_shared->link_up, up ? 1 : 0);
+}
+
+static void
+read_setting(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	char	   *copy = pstrdup(etcd_lock_endpoints);
+	List	   *names = NIL;
+	ListCell   *cell;
+
+	if (!SplitGUCList(copy, ',', &names) || names == NIL)
+	{
+		ereport(LOG,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid list syntax in parameter \"%s\"",
+						"etcd_lock.endpoints")));
+		names = list_make1(pstrdup(""));
+	}
+
+	for (int i = 0; i < nendpoints; i++)
+		pfree(endpoints[i]);
+	if (endpoints != NULL)
+		pfree(endpoints);
+	endpoints = palloc(list_length(names) * sizeof(char *));
+	nendpoints = 0;
+	foreach(cell, names)
+	{
+		char	   *endpoint = pstrdup(lfirst(cell));
+		size_t		len = strlen(endpoint);
+
+		while (len > 0 && endpoint[len - 1] == '/')
+			endpoint[--len] = '\0';
+		endpoints[nendpoints++] = endpoint;
+	}
+	list_free(names);
+	pfree(copy);
+	MemoryContextSwitchTo(old);
+}
+
+void
+link_init(void)
+{
+	read_setting();
+	publish(NULL);
+}
+
+/* The endpoint in use stays so when the new list has it too. */
+void
+link_reload(void)
+{
+	char	   *old = pstrdup(link_endpoint());
+
+	read_setting();
+	for (current = 0; current < nendpoints; current++)
+	{
+		if (strcmp(endpoints[current], old) == 0)
+			break;
+	}
+	if (current == nendpoints)
+	{
+		current = 0;
+		generation++;
+		failures = 0;
+		backoff = 0;
+		not_before = 0;
+	}
+	pfree(old);
+	publish(NULL);
+}
+
+const char *
+link_endpoint(void)
+{
+	return endpoints[current];
+}
+
+uint64
+link_generation(void)
+{
+	return generation;
+}
+
+/* May a request be sent now?  Else from link_next_time() on. */
+bool
+link_ready(void)
+{
+	return clock_now() >= not_before;
+}
+
+int64
+link_next_time(void)
+{
+	return not_before;
+}
+
+static void
+succeeded(void)
+{
+	failures = 0;
+	backoff = 0;
+	not_before = 0;
+	if (up)
+		return;
+	up = true;
+	said_down = false;
+	ereport(LOG,
+			(errmsg("etcd_lock: connected to etcd at \"%s\"", link_endpoint())));
+	publish(NULL);
+}
+
+static void
+failed(uint64 of_generation, const char *error)
+{
+	/* An answer from an endpoint that was left already says nothing. */
+	if (of_generation != generation)
+		return;
+
+	up = false;
+	publish(error);
+	if (!said_down)
+	{
+		said_down = true;
+		ereport(LOG,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("etcd_lock: no link to etcd at \"%s\": %s",
+						link_endpoint(), error)));
+	}
+
+	current = (current + 1) % nendpoints;
+	generation++;
+	if (++failures >= nendpoints)
+	{
+		failures = 0;
+		backoff = backoff == 0 ? FIRST_PAUSE : Min(2 * backoff, LAST_PAUSE);
+		not_before = clock_now() + backoff;
+	}
+}
+
+/* The current endpoint sends what etcd would not send. */
+void
+link_bad_answer(const char *error)
+{
+	failed(generation, error);
+}
+
+static void
+call_data(void *arg, const char *data, size_t len)
+{
+	LinkCall   *call = arg;
+
+	call->callbacks.data(call->arg, data, len);
+}
+
+static void
+call_done(void *arg, const EtcdAnswer *answer)
+{
+	LinkCall   *call = arg;
+	LinkCall	copy = *call;
+
+	pfree(call);
+
+	/*
+	 * The end of a watch says little about the endpoint; the requests that
+	 * follow it will tell.
+	 */
+	if (copy.callbacks.data == NULL)
+	{
+		EtcdHeader	header;
+		EtcdError	error;
+
+		if (!answer->delivered)
+			failed(copy.generation, answer->error);
+		else if (answer->http_status == 200)
+		{
+			if (copy.generation == generation)
+				succeeded();
+		}
+		else if (!etcd_decode_header(answer->body, answer->len,
+									 answer->http_status, &header, &error) &&
+				 (error.code == ETCD_BAD_ANSWER || error.code == ETCD_UNAVAILABLE ||
+				  error.code == ETCD_DEADLINE_EXCEEDED))
+			failed(copy.generation, error.message);
+	}
+	copy.callbacks.done(copy.arg, answer);
+}
+
+/*
+ * Send a request to the current endpoint, whose body is taken over.  NULL when
+ * it could not be sent; then nothing will be called.
+ */
+EtcdRequest *
+link_call(const char *path, char *body, long timeout_ms,
+		  const EtcdCallbacks *callbacks, void *arg)
+{
+	static const EtcdCallbacks unary = {NULL, call_done};
+	static const EtcdCallbacks streaming = {call_data, call_done};
+	LinkCall   *call = MemoryContextAlloc(TopMemoryContext, sizeof(LinkCall));
+	EtcdRequest *request;
+
+	call->callbacks = *callbacks;
+	call->arg = arg;
+	call->generation = generation;
+	request = etcd_transport_post(worker_transport, link_endpoint(), path, body,
+								  timeout_ms,
+								  callbacks->data != NULL ? &streaming : &unary,
+								  call);
+	if (request == NULL)
+	{
+		pfree(call);
+		failed(generation, "not a URL, or out of memory");
+	}
+	return request;
+}

@@ -1,0 +1,579 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock_acquire.c
+ *	  Getting a lock: first PostgreSQL's within the server, then etcd's.
+ *
+ * The steps, which rule 18 of README.md explains:
+ *
+ *	1. local memory and the exit callback;
+ *	2. a shared record that says that we wait;
+ *	3. LockAcquire() on the tag, which may wait in the ordinary way;
+ *	4. ask the shared table, and sleep until the worker has an answer;
+ *	5. count it for the resource owner: from the grant on, nothing can throw.
+ *
+ * Whatever goes wrong, the tag and the record are given back; a FATAL error
+ * leaves that to the exit callback.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lock_session.h"
+
+#include "access/xact.h"
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+/*
+ * A waiter looks at least this often whether the worker is alive, in
+ * milliseconds.
+ */
+#define WATCHDOG	500
+
+/* Until when to wait; clock_now(), PG_INT64_MAX: for ever. */
+typedef struct Patience
+{
+	int64		lock_timeout_at;	/* the lock_timeout setting: an error */
+	int64		give_up_at;		/* the caller's own wish: a plain "no" */
+} Patience;
+
+typedef enum TagResult
+{
+	TAG_ACQUIRED,
+	TAG_NOT_AVAILABLE
+} TagResult;
+
+static TimeoutId snapshot_timeout = MAX_TIMEOUTS;
+static bool described = false;
+
+static void
+report_lock_timeout(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("canceling statement due to lock timeout")));
+}
+
+/*
+ * While we wait in PostgreSQL's lock manager, somebody may begin to wait for
+ * our transaction, as CREATE INDEX CONCURRENTLY does for every older snapshot.
+ * When that is the holder of the lock, both wait for ever: our own check for
+ * deadlocks ran before there was one, and the holder's check would end the
+ * holder.  So check again, but only once somebody waits for us, which shows
+ * in our virtual transaction's lock having left the fast path (rule 20).
+ */
+static void
+snapshot_timeout_handler(void)
+{
+	if (!MyProc->fpVXIDLock)
+		CheckDeadLockAlert();
+}
+
+static void
+arm_snapshot_timeout(void)
+{
+	int			every = Max(DeadlockTimeout / 3, 10);
+
+	if (snapshot_timeout == MAX_TIMEOUTS)
+		snapshot_timeout = RegisterTimeout(USER_TIMEOUT,
+										   snapshot_timeout_handler);
+	enable_timeout_every(snapshot_timeout,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), every),
+						 every);
+}
+
+/* PostgreSQL's messages about a tag do not know its name (rule 28). */
+static void
+error_context(void *arg)
+{
+	const LocalHold *local = arg;
+
+	errcontext("while waiting for etcd lock \"%s\"",
+			   lock_name_for_user(local->name.key, local->name.namespace_len,
+								  &local->name.tag));
+	if (geterrcode() == ERRCODE_T_R_DEADLOCK_DETECTED && !MyProc->fpVXIDLock)
+		errhint("Wait with \"CALL etcd_lock_wait(...)\", which holds no snapshot while it waits.");
+}
+
+/* Milliseconds for LockTimeout, which has 0 for "none". */
+static int
+left_for_lock_timeout(int64 until)
+{
+	int64		left;
+
+	if (until == PG_INT64_MAX)
+		return 0;
+	left = (until - clock_now()) / 1000;
+	return (int) Max(Min(left, PG_INT32_MAX), 1);
+}
+
+/* LockAcquire() with what is left of lock_timeout. */
+static void
+wait_for_tag(LocalHold *local, bool session, int64 until)
+{
+	int			saved = LockTimeout;
+
+	arm_snapshot_timeout();
+	PG_TRY();
+	{
+		LockTimeout = left_for_lock_timeout(until);
+		(void) LockAcquire(&local->name.tag, lock_session_pgmode(local->mode),
+						   session, false);
+	}
+	PG_FINALLY();
+	{
+		LockTimeout = saved;
+		disable_timeout(snapshot_timeout, false);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * The same, but an end of the caller's own patience is no error.  Only a
+ * subtransaction can catch one (rule 27).
+ */
+static TagResult
+wait_for_tag_at_most(LocalHold *local, bool session, Patience patience)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile TagResult result = TAG_ACQUIRED;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		/* The lock is to belong to the caller's owner. */
+		CurrentResourceOwner = owner;
+		wait_for_tag(local, session,
+					 Min(patience.give_up_at, patience.lock_timeout_at));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		RollbackAndReleaseCurrentSubTransaction();
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
+			patience.lock_timeout_at <= patience.give_up_at)
+			ReThrowError(error);
+		FlushErrorState();
+		FreeErrorData(error);
+		result = TAG_NOT_AVAILABLE;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return result;
+}
+
+static TagResult
+acquire_tag(LocalHold *local, const LockRequest *request, Patience patience)
+{
+	if (request->is_try || request->wait >= 0)
+	{
+		if (LockAcquire(&local->name.tag, lock_session_pgmode(local->mode),
+						request->session, true) != LOCKACQUIRE_NOT_AVAIL)
+			return TAG_ACQUIRED;
+		if (request->is_try || patience.give_up_at <= clock_now())
+			return TAG_NOT_AVAILABLE;
+		return wait_for_tag_at_most(local, request->session, patience);
+	}
+	wait_for_tag(local, request->session, patience.lock_timeout_at);
+	return TAG_ACQUIRED;
+}
+
+static void
+release_tag(LocalHold *local, bool session)
+{
+	LockRelease(&local->name.tag, lock_session_pgmode(local->mode), session);
+}
+
+/*
+ * Give back what there is of a lock that was not granted: the record first,
+ * so that the next one in PostgreSQL's queue does not find it.
+ */
+static void
+give_up(LocalHold *local, bool have_tag, bool session)
+{
+	LOCKTAG		tag = local->name.tag;
+	LOCKMODE	pgmode = lock_session_pgmode(local->mode);
+
+	lock_session_forget(local);
+	if (have_tag)
+		LockRelease(&tag, pgmode, session);
+}
+
+/* Copy what the worker last met with; the caller reports it. */
+static void
+get_link_error(char *endpoint, char *error, size_t size)
+{
+	LWLockAcquire(lock_shared->status_lock, LW_SHARED);
+	strlcpy(endpoint, lock_shared->status.endpoint, size);
+	strlcpy(error, lock_shared->status.last_error, size);
+	LWLockRelease(lock_shared->status_lock);
+}
+
+static void
+report_unreachable(void)
+{
+	char		endpoint[LOCK_FAILURE_SIZE];
+	char		error[LOCK_FAILURE_SIZE];
+
+	get_link_error(endpoint, error, sizeof(error));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("could not reach etcd within %d s",
+					etcd_lock_connect_timeout / 1000),
+			 error[0] != '\0' ?
+			 errdetail("%s: %s", endpoint, error) :
+			 errdetail("There is no answer from \"%s\" yet.", endpoint),
+			 errhint("Check the configuration parameter \"%s\" and the health of etcd.",
+					 "etcd_lock.endpoints")));
+}
+
+static void
+report_no_worker(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the etcd_lock worker does not answer"),
+			 errhint("The server log tells why; it is restarted by the server.")));
+}
+
+static void
+report_failure(LocalHold *local, const LockFailure *failure)
+{
+	char	   *name = lock_name_for_user(local->name.key,
+										  local->name.namespace_len,
+										  &local->name.tag);
+
+	if (failure->kind == FAILURE_DEADLOCK)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_DEADLOCK_DETECTED),
+				 errmsg("deadlock detected"),
+				 errdetail("This server shares etcd lock \"%s\" and wants it exclusively; another server that waits for it exclusively came first.",
+						   name),
+				 errhint("Release the shared lock before asking for the exclusive one.")));
+	else if (failure->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+		ereport(ERROR,
+				(errcode(failure->sqlerrcode),
+				 errmsg("permission denied by etcd for \"%s\"", local->name.key),
+				 errdetail("%s", failure->message)));
+	else
+		ereport(ERROR,
+				(errcode(failure->sqlerrcode),
+				 errmsg("etcd refused lock \"%s\"", name),
+				 errdetail("%s", failure->message)));
+}
+
+/*
+ * Is there any hope left?  A waiter that has its place in etcd's queue keeps
+ * it through an outage, as long as the lease lives; a new request is not kept
+ * waiting for longer than connect_timeout.
+ */
+static void
+check_link(LocalHold *local, int64 asked_at, int64 *heartbeat, int64 *beat_at)
+{
+	int64		now = clock_now();
+	int64		beat = (int64) pg_atomic_read_u64(&lock_shared->worker_heartbeat);
+	int64		timeout = (int64) etcd_lock_connect_timeout * 1000;
+
+	if (beat != *heartbeat)
+	{
+		*heartbeat = beat;
+		*beat_at = now;
+	}
+	if (now - *beat_at >= timeout)
+		report_no_worker();
+	if (now - asked_at >= timeout &&
+		pg_atomic_read_u32(&lock_shared->link_up) == 0 &&
+		!lock_table_is_queued(local->hold))
+		report_unreachable();
+}
+
+/*
+ * Having PostgreSQL's lock, wait for etcd's.  Returns LOCK_ASK_WAIT when the
+ * caller's own patience has ended.
+ */
+static LockAskResult
+await_etcd(LocalHold *local, Patience patience)
+{
+	int64		asked_at = clock_now();
+	int64		beat_at = asked_at;
+	int64		heartbeat = 0;
+	bool		deadlock_logged = false;
+
+	for (;;)
+	{
+		LockAskResult result;
+		int64		now;
+		int64		left;
+
+		ResetLatch(MyLatch);
+		result = lock_table_ask(local->hold);
+		if (result != LOCK_ASK_WAIT)
+			return result;
+
+		CHECK_FOR_INTERRUPTS();
+		check_link(local, asked_at, &heartbeat, &beat_at);
+		now = clock_now();
+		if (now >= patience.lock_timeout_at &&
+			patience.lock_timeout_at <= patience.give_up_at)
+			report_lock_timeout();
+		if (now >= patience.give_up_at)
+			return LOCK_ASK_WAIT;
+
+		/*
+		 * Here PostgreSQL does not know that we wait, and for whom: say so
+		 * to whoever wonders why an index build does not end.
+		 */
+		if (!deadlock_logged && !MyProc->fpVXIDLock &&
+			now - asked_at >= (int64) DeadlockTimeout * 1000)
+		{
+			deadlock_logged = true;
+			ereport(LOG,
+					(errmsg("a session that waits for etcd lock \"%s\" holds up another one that waits for its transaction",
+							local->name.key),
+					 errhint("Wait with \"CALL etcd_lock_wait(...)\", which holds no snapshot while it waits.")));
+		}
+
+		left = Min(patience.lock_timeout_at, patience.give_up_at);
+		left = left == PG_INT64_MAX ? WATCHDOG : Min((left - now) / 1000 + 1, WATCHDOG);
+		if (now - asked_at >= WATCHDOG * INT64CONST(1000))
+			lock_table_wake_worker();	/* for its heartbeat */
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 (long) left, etcd_lock_wait_event_acquire());
+	}
+}
+
+/*
+ * Without the lock tag, wait until the key that we may not join has drained:
+ * while we had the tag, a session here that shares and asks for exclusive mode
+ * would wait for us unseen (rule 21).  False: our patience has ended.
+ */
+static bool
+await_drain(LocalHold *local, Patience patience)
+{
+	int64		now = clock_now();
+	int64		left = Min(patience.lock_timeout_at, patience.give_up_at);
+
+	if (now >= patience.lock_timeout_at &&
+		patience.lock_timeout_at <= patience.give_up_at)
+		report_lock_timeout();
+	if (now >= patience.give_up_at)
+		return false;
+	left = left == PG_INT64_MAX ? WATCHDOG : Min((left - now) / 1000 + 1, WATCHDOG);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 (long) left, etcd_lock_wait_event_acquire());
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	return true;
+}
+
+/* Steps 3 and 4.  True: granted; false: not available, nothing acquired. */
+static bool
+acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
+{
+	volatile bool have_tag = false;
+	volatile bool granted = false;
+	ErrorContextCallback context = {
+		.previous = error_context_stack,
+		.callback = error_context,
+		.arg = local
+	};
+
+	error_context_stack = &context;
+	PG_TRY();
+	{
+		for (;;)
+		{
+			LockAskResult result;
+
+			if (acquire_tag(local, request, patience) != TAG_ACQUIRED)
+				break;
+			have_tag = true;
+
+			result = await_etcd(local, patience);
+			if (result == LOCK_ASK_FAILED &&
+				local->hold->failure.kind != FAILURE_REFUSED)
+				report_failure(local, &local->hold->failure);
+			granted = (result == LOCK_ASK_GRANTED);
+			if (result != LOCK_ASK_DRAIN)
+				break;
+
+			have_tag = false;
+			release_tag(local, request->session);
+			if (!await_drain(local, patience))
+				break;
+		}
+	}
+	PG_CATCH();
+	{
+		give_up(local, have_tag, request->session);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	error_context_stack = context.previous;
+
+	if (!granted)
+		give_up(local, have_tag, request->session);
+	return granted;
+}
+
+/* Tell the shared table who we are, for the values of our keys in etcd. */
+static void
+describe_session(void)
+{
+	LockProc   *proc = lock_table_proc(compat_my_procno());
+	char	   *database;
+
+	/* The name of neither can change while we are here. */
+	if (!described)
+	{
+		/* Not to be allocated after commit, where nothing may throw. */
+		(void) etcd_lock_wait_event_release();
+
+		database = get_database_name(MyDatabaseId);
+		strlcpy(proc->database, database ? database : "", NAMEDATALEN);
+		strlcpy(proc->username, GetUserNameFromId(GetSessionUserId(), false),
+				NAMEDATALEN);
+		described = true;
+	}
+	strlcpy(proc->application, application_name ? application_name : "",
+			NAMEDATALEN);
+}
+
+static void
+report_lost(LocalHold *local)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ETCD_LOCK_LOST),
+			 errmsg("etcd lock \"%s\" was lost",
+					lock_name_for_user(local->name.key, local->name.namespace_len,
+									   &local->name.tag)),
+			 errdetail("This session held it with token " INT64_FORMAT "; another server may have it now.",
+					   local->token),
+			 errhint("Release it with etcd_unlock(), then acquire it anew.")));
+}
+
+int64
+lock_acquire(const LockName *name, const LockRequest *request)
+{
+	LocalHold  *local = lock_session_find(name, request->mode);
+	ResourceOwner owner = request->session ? NULL : CurrentResourceOwner;
+	LockMode	other_mode = request->mode == LOCK_SHARED ? LOCK_EXCLUSIVE : LOCK_SHARED;
+	LocalHold  *other;
+	int64		now = clock_now();
+	Patience	patience;
+
+	if (local != NULL && !lock_session_has_tag(local))
+	{
+		lock_session_forget(local);
+		local = NULL;
+	}
+
+	/* Held already: count it once more. */
+	if (local != NULL)
+	{
+		if (!lock_table_hold_valid(local->hold))
+			report_lost(local);
+		if (request->has_tick)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("this session holds the lock already"),
+					 errdetail("A tick is claimed together with its lock.")));
+		(void) lock_session_enter(name, request->mode);
+		(void) LockAcquire(&name->tag, lock_session_pgmode(request->mode),
+						   request->session, true);
+		lock_session_count(local, owner, 1);
+		commit_guard_arm();
+		return local->token;
+	}
+
+	other = lock_session_find(name, other_mode);
+	if (other != NULL && lock_session_has_tag(other) &&
+		!lock_table_hold_valid(other->hold))
+		report_lost(other);
+
+	patience.lock_timeout_at = LockTimeout > 0
+		? now + (int64) LockTimeout * 1000 : PG_INT64_MAX;
+	patience.give_up_at = request->wait >= 0 && request->wait < PG_INT64_MAX - now
+		? now + request->wait : PG_INT64_MAX;
+
+	describe_session();
+	commit_guard_arm();
+	local = lock_session_enter(name, request->mode);
+	switch (lock_table_wait(name, request->mode,
+							request->mode == LOCK_EXCLUSIVE && other != NULL,
+							&local->hold))
+	{
+		case LOCK_WAIT_OK:
+			break;
+		case LOCK_WAIT_TABLE_FULL:
+			lock_session_forget(local);
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg("no room for another etcd lock on this server"),
+					 errhint("You might need to increase the configuration parameter \"%s\".",
+							 "etcd_lock.max_names")));
+			break;
+		case LOCK_WAIT_NAME_CONFLICT:
+			lock_session_forget(local);
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_NAME),
+					 errmsg("etcd lock name \"%s\" is in use for another kind of lock on this server",
+							name->key)));
+			break;
+	}
+	local->hold->is_try = request->is_try;
+	local->hold->has_tick = request->has_tick;
+	local->hold->tick = request->tick;
+
+	if (!acquire_both(local, request, patience))
+		return 0;
+
+	lock_session_count(local, owner, 1);
+	local->token = local->hold->token;
+	return local->token;
+}
+
+/* ----------------------------------------------------------------
+ *		Does etcd still have our key?
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Asked of etcd, linearizably.  An error when etcd does not answer in time:
+ * we do not know then, and must not guess.
+ */
+bool
+lock_check(LocalHold *local)
+{
+	int64		asked_at = clock_now();
+	int64		timeout = (int64) etcd_lock_request_timeout * 1000;
+	uint64		check;
+
+	if (!lock_table_hold_valid(local->hold))
+		return false;
+	check = lock_table_start_check(local->hold);
+	for (;;)
+	{
+		ResetLatch(MyLatch);
+		if (!lock_table_hold_valid(local->hold))
+			return false;
+		if (lock_table_check_done(local->hold, check))
+			return lock_table_hold_valid(local->hold);
+		CHECK_FOR_INTERRUPTS();
+		if (clock_now() - asked_at >= timeout)
+			report_unreachable();
+		(void) WaitLatch(MyLatch,
+						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 WATCHDOG, etcd_lock_wait_event_check());
+	}
+}

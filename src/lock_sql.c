@@ -1,0 +1,301 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock_sql.c
+ *	  The functions that users call.
+ *
+ * Each lock function exists for a name, for a bigint and for two ints, like
+ * pg_advisory_lock().  They differ in how the name is read only, so one C
+ * function serves the three: the number and types of the SQL function's
+ * arguments tell which it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lock_session.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(etcd_lock_sql_lock);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_lock_shared);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_xact_lock);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_xact_lock_shared);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_try_lock);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_try_lock_shared);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_try_xact_lock);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_try_xact_lock_shared);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_try_once);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_unlock);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_unlock_shared);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_unlock_all);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_wait);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_token);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_check);
+
+static void
+require_preload(void)
+{
+	if (lock_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("etcd_lock is not loaded"),
+				 errhint("Add etcd_lock to the configuration parameter \"%s\" and restart the server.",
+						 "shared_preload_libraries")));
+}
+
+/*
+ * Read the name from the first argument, or the first two; returns how many
+ * it was.
+ */
+static int
+get_name(FunctionCallInfo fcinfo, LockName *name)
+{
+	require_preload();
+	switch (get_fn_expr_argtype(fcinfo->flinfo, 0))
+	{
+		case INT8OID:
+			lock_name_from_int8(name, PG_GETARG_INT64(0));
+			return 1;
+		case INT4OID:
+			lock_name_from_int4(name, PG_GETARG_INT32(0), PG_GETARG_INT32(1));
+			return 2;
+		default:
+			lock_name_from_text(name, PG_GETARG_TEXT_PP(0));
+			return 1;
+	}
+}
+
+/* The argument "wait", microseconds; a negative one means not at all. */
+static int64
+get_wait(const Interval *wait)
+{
+	int64		days = (int64) wait->month * DAYS_PER_MONTH + wait->day;
+	int64		result;
+
+	if (pg_mul_s64_overflow(days, USECS_PER_DAY, &result) ||
+		pg_add_s64_overflow(result, wait->time, &result))
+		result = days < 0 ? 0 : PG_INT64_MAX;
+	return Max(result, 0);
+}
+
+static void
+check_session_lock(void)
+{
+	if (etcd_lock_session_locks == SESSION_LOCKS_ON)
+		return;
+	ereport(etcd_lock_session_locks == SESSION_LOCKS_OFF ? ERROR : WARNING,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("etcd locks of the session are not allowed here"),
+			 errdetail("Behind a pooler that shares connections, another client would go on with the lock."),
+			 errhint("Use etcd_xact_lock(), which ends with the transaction, or see the configuration parameter \"%s\".",
+					 "etcd_lock.session_locks")));
+}
+
+static int64
+acquire(FunctionCallInfo fcinfo, LockMode mode, bool session, bool is_try)
+{
+	LockName	name;
+	LockRequest request = {.mode = mode, .session = session, .wait = -1};
+	int			used = get_name(fcinfo, &name);
+
+	if (session)
+		check_session_lock();
+	if (is_try && PG_NARGS() > used)
+		request.wait = get_wait(PG_GETARG_INTERVAL_P(used));
+	else
+		request.is_try = is_try;
+	return lock_acquire(&name, &request);
+}
+
+Datum
+etcd_lock_sql_lock(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(acquire(fcinfo, LOCK_EXCLUSIVE, true, false));
+}
+
+Datum
+etcd_lock_sql_lock_shared(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(acquire(fcinfo, LOCK_SHARED, true, false));
+}
+
+Datum
+etcd_lock_sql_xact_lock(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(acquire(fcinfo, LOCK_EXCLUSIVE, false, false));
+}
+
+Datum
+etcd_lock_sql_xact_lock_shared(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(acquire(fcinfo, LOCK_SHARED, false, false));
+}
+
+Datum
+etcd_lock_sql_try_lock(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(acquire(fcinfo, LOCK_EXCLUSIVE, true, true) != 0);
+}
+
+Datum
+etcd_lock_sql_try_lock_shared(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(acquire(fcinfo, LOCK_SHARED, true, true) != 0);
+}
+
+Datum
+etcd_lock_sql_try_xact_lock(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(acquire(fcinfo, LOCK_EXCLUSIVE, false, true) != 0);
+}
+
+Datum
+etcd_lock_sql_try_xact_lock_shared(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(acquire(fcinfo, LOCK_SHARED, false, true) != 0);
+}
+
+/* True for one caller among all servers for each tick, with the lock. */
+Datum
+etcd_lock_sql_try_once(PG_FUNCTION_ARGS)
+{
+	LockName	name;
+	LockRequest request = {.mode = LOCK_EXCLUSIVE, .wait = -1, .is_try = true};
+
+	get_name(fcinfo, &name);
+	request.has_tick = true;
+	request.tick = PG_GETARG_TIMESTAMPTZ(1);
+	if (TIMESTAMP_NOT_FINITE(request.tick) ||
+		request.tick < LOCK_FIRST_TICK || request.tick >= LOCK_END_TICK)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("tick must lie between the years 1 and 9999")));
+	PG_RETURN_BOOL(lock_acquire(&name, &request) != 0);
+}
+
+static Datum
+unlock(FunctionCallInfo fcinfo, LockMode mode)
+{
+	LockName	name;
+	bool		released;
+
+	get_name(fcinfo, &name);
+	released = lock_session_unlock(&name, mode);
+	if (!released)
+		ereport(WARNING,
+				(errmsg("you don't own a session-level etcd lock \"%s\" in %s mode",
+						lock_name_for_user(name.key, name.namespace_len, &name.tag),
+						mode == LOCK_EXCLUSIVE ? "exclusive" : "shared")));
+	PG_RETURN_BOOL(released);
+}
+
+Datum
+etcd_lock_sql_unlock(PG_FUNCTION_ARGS)
+{
+	return unlock(fcinfo, LOCK_EXCLUSIVE);
+}
+
+Datum
+etcd_lock_sql_unlock_shared(PG_FUNCTION_ARGS)
+{
+	return unlock(fcinfo, LOCK_SHARED);
+}
+
+Datum
+etcd_lock_sql_unlock_all(PG_FUNCTION_ARGS)
+{
+	require_preload();
+	lock_session_unlock_all();
+	PG_RETURN_VOID();
+}
+
+/*
+ * CALL etcd_lock_wait(): a session lock, waited for without a snapshot.
+ *
+ * CREATE INDEX CONCURRENTLY waits for all older snapshots, VACUUM spares what
+ * they may see; a statement that waits for a lock has one.  Ending the
+ * transaction that CALL began takes it away, and the new one has none as long
+ * as nobody looks at a table (README.md, rule 26).
+ */
+Datum
+etcd_lock_sql_wait(PG_FUNCTION_ARGS)
+{
+	CallContext *call = (CallContext *) fcinfo->context;
+	LockName	name;
+	LockRequest request = {.mode = LOCK_EXCLUSIVE, .session = true, .wait = -1};
+	int			used = get_fn_expr_argtype(fcinfo->flinfo, 0) == INT4OID ? 2 : 1;
+	bool		has_wait = PG_NARGS() > used && !PG_ARGISNULL(used);
+
+	for (int i = 0; i < used; i++)
+	{
+		if (PG_ARGISNULL(i))
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("name of an etcd lock must not be null")));
+	}
+	get_name(fcinfo, &name);
+	check_session_lock();
+	if (has_wait)
+		request.wait = get_wait(PG_GETARG_INTERVAL_P(used));
+
+	if (call == NULL || !IsA(call, CallContext) || call->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("etcd_lock_wait() cannot run inside a transaction block"),
+				 errdetail("It waits without a snapshot, which the transaction has already."),
+				 errhint("Call it outside of BEGIN; a driver that begins transactions by itself must be in autocommit mode.")));
+
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	SPI_commit();
+	SPI_finish();
+
+	if (lock_acquire(&name, &request) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not acquire etcd lock \"%s\" in time",
+						lock_name_for_user(name.key, name.namespace_len, &name.tag))));
+	PG_RETURN_VOID();
+}
+
+/* The hold of this session, the exclusive one first; NULL: none. */
+static LocalHold *
+find_hold(const LockName *name)
+{
+	LocalHold  *local = lock_session_find(name, LOCK_EXCLUSIVE);
+
+	if (local == NULL || !lock_session_has_tag(local))
+		local = lock_session_find(name, LOCK_SHARED);
+	if (local == NULL || !lock_session_has_tag(local))
+		return NULL;
+	return local;
+}
+
+Datum
+etcd_lock_sql_token(PG_FUNCTION_ARGS)
+{
+	LockName	name;
+	LocalHold  *local;
+
+	get_name(fcinfo, &name);
+	local = find_hold(&name);
+	if (local == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(local->token);
+}
+
+Datum
+etcd_lock_sql_check(PG_FUNCTION_ARGS)
+{
+	LockName	name;
+	LocalHold  *local;
+
+	get_name(fcinfo, &name);
+	local = find_hold(&name);
+	PG_RETURN_BOOL(local != NULL && lock_check(local));
+}

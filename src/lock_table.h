@@ -1,0 +1,304 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock_table.h
+ *	  What this server wants and has: the shared table of names, keys, holds.
+ *
+ * Three structures, all in shared memory:
+ *
+ *	LockEntry	one for each name that somebody here wants or holds, or whose
+ *				keys are not yet gone from etcd.
+ *	LockKey		a key that this server has, had, or is about to have in etcd.
+ *				Each entry has room for LOCK_KEYS_PER_NAME of them.
+ *	LockHold	one for each session, name and mode: waiting or holding.
+ *
+ * Locking.  The entries are divided into LOCK_PARTITIONS parts by the hash of
+ * their name, with an LWLock each, which protects the part of the hash table,
+ * its entries, their keys, and the holds linked to them.  Everything that
+ * decides about a grant or a release is one step under that lock
+ * (README.md, rules 1, 18), and nothing may ereport while it is held.
+ * LockKey.number can be read without it.
+ *
+ * work_mutex protects the links of the work list, hold_mutex the free holds;
+ * both are taken last and held for a few instructions.  LockShared.status_lock
+ * protects what is reported about the link to etcd; no other lock is taken
+ * under it.
+ *
+ * Who changes what: sessions make keys WANTED and condemn them (DELETING);
+ * the worker alone moves a key through SENT, QUEUED and HELD and frees it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LOCK_TABLE_H
+#define LOCK_TABLE_H
+
+#include "etcd_lock.h"
+
+#include "datatype/timestamp.h"
+#include "deadline.h"
+#include "lib/ilist.h"
+#include "lock_name.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+
+#define LOCK_PARTITIONS			16
+
+/*
+ * At most one live key for each mode, and dead ones that etcd has not yet
+ * confirmed to be gone.  When all are in use a new request waits for that.
+ */
+#define LOCK_KEYS_PER_NAME		4
+
+/*
+ * A fencing token is (create_revision, number of the passing-on).  So many
+ * bits are for the latter; a key that was passed on more often is given back.
+ */
+#define TOKEN_PASS_BITS			20
+#define TOKEN_MAX_PASS			((INT64CONST(1) << TOKEN_PASS_BITS) - 1)
+
+#define LOCK_FAILURE_SIZE		256
+
+typedef enum LockMode
+{
+	LOCK_SHARED,
+	LOCK_EXCLUSIVE
+} LockMode;
+
+typedef enum LockKeyState
+{
+	KEY_FREE,					/* slot not in use */
+	KEY_WANTED,					/* a session asks for it */
+	KEY_SENT,					/* taken up by the worker; may be in etcd */
+	KEY_QUEUED,					/* in etcd, behind others */
+	KEY_HELD,					/* granted by etcd */
+	KEY_DELETING				/* condemned: never granted again (rule 1) */
+} LockKeyState;
+
+typedef struct LockKey
+{
+	/* Unique on this server; 0 when the slot is free.  Never used twice. */
+	pg_atomic_uint64 number;
+	LockKeyState state;
+	LockMode	mode;
+	bool		is_try;			/* put only if nobody is in the way */
+	int			asker;			/* procno of the session it is put for */
+	int			releaser;		/* procno that waits for its end, or -1 */
+	uint64		epoch;			/* in which lease's time */
+	int64		create_revision;	/* QUEUED and HELD */
+	int64		window_end;		/* HELD: may be passed on until (clock_now) */
+	bool		window_timer;	/* the worker looks again at window_end */
+
+	/*
+	 * What the last look at the queue in etcd said, good for a moment:
+	 * checked_until is a time on clock_now().
+	 */
+	int64		checked_until;
+	bool		foreign_writer; /* another server waits for exclusive mode */
+
+	/*
+	 * Sessions that want to know whether the key is still in etcd draw a
+	 * number from checks_asked and wait until checks_done has reached it.
+	 */
+	uint64		checks_asked;
+	uint64		checks_done;
+
+	/*
+	 * etcd_try_once(): the tick to claim together with the key, in
+	 * microseconds as PostgreSQL counts them.
+	 */
+	bool		has_tick;
+	TimestampTz tick;
+	int			namespace_len;	/* of entry->key, as the asker sees it */
+} LockKey;
+
+typedef struct LockEntry
+{
+	char		key[ETCD_LOCK_MAX_KEY + 1]; /* hash key: see LockName */
+	uint32		hashcode;
+	LOCKTAG		tag;
+
+	dlist_head	owners;			/* ASKED and HOLDING: have the lock tag */
+	dlist_head	waiters;		/* WAITING; sessions that upgrade come first */
+	dlist_head	drainers;		/* DRAINING */
+
+	int64		last_token;		/* highest token given out for the name */
+	LockKey		keys[LOCK_KEYS_PER_NAME];
+
+	bool		in_work;		/* the worker has yet to look at it */
+	dlist_node	work_link;		/* work_mutex */
+	void	   *worker_name;	/* the worker's own data for this name */
+} LockEntry;
+
+typedef enum LockHoldState
+{
+	HOLD_WAITING,				/* in PostgreSQL's lock manager */
+	HOLD_DRAINING,				/* until a key that it may not join is gone */
+	HOLD_ASKED,					/* for etcd */
+	HOLD_HOLDING
+} LockHoldState;
+
+typedef enum LockFailureKind
+{
+	FAILURE_NONE,
+	FAILURE_REFUSED,			/* a try that found the lock taken */
+	FAILURE_DEADLOCK,
+	FAILURE_ERROR				/* etcd refused this request */
+} LockFailureKind;
+
+typedef struct LockFailure
+{
+	LockFailureKind kind;
+	int			sqlerrcode;
+	char		message[LOCK_FAILURE_SIZE]; /* what etcd said */
+} LockFailure;
+
+typedef struct LockHold
+{
+	dlist_node	link;			/* in a list of the entry's, or free */
+	LockEntry  *entry;
+	int			procno;
+	int			pid;
+	LockMode	mode;
+	LockHoldState state;
+	bool		is_try;
+	bool		upgrader;		/* the session has the shared mode already */
+	bool		superseded;		/* somebody else has got the lock tag */
+	bool		lost;			/* etcd has lost the key */
+	bool		has_tick;
+	TimestampTz tick;
+	int			namespace_len;
+	int			session_count;	/* how often, for etcd_locks */
+	int			xact_count;
+
+	/* HOLDING */
+	uint64		key_number;		/* the key that it rides on; 0: lost */
+	uint64		epoch;
+	int64		token;
+
+	TimestampTz wait_start;
+	TimestampTz held_since;
+	LockFailure failure;
+} LockHold;
+
+/* Who a session is, for the value of its keys. */
+typedef struct LockProc
+{
+	char		database[NAMEDATALEN];
+	char		username[NAMEDATALEN];
+	char		application[NAMEDATALEN];
+} LockProc;
+
+/* What is known of the link to etcd; status_lock. */
+typedef struct LinkStatus
+{
+	bool		up;
+	char		endpoint[256];
+	char		server_version[32];
+	char		last_error[LOCK_FAILURE_SIZE];
+	TimestampTz last_error_at;
+} LinkStatus;
+
+typedef struct LockShared
+{
+	DeadlineShared deadline;
+	pg_atomic_uint64 lease;		/* its id; 0: none */
+	uint64		lease_base;		/* see lease.c */
+	pg_atomic_uint64 next_number;	/* LockKey.number */
+	int64		sentinel_revision;	/* worker only; survives its restart */
+	uint64		cluster_id;		/* likewise */
+	int64		highest_revision;	/* likewise */
+
+	pg_atomic_uint32 worker_procno; /* INVALID_WORKER: none */
+	pg_atomic_uint32 worker_pid;
+	pg_atomic_uint64 worker_heartbeat;	/* clock_now() */
+	pg_atomic_uint32 link_up;
+
+	slock_t		work_mutex;
+	dlist_head	work;			/* of LockEntry.work_link */
+	slock_t		hold_mutex;
+	dlist_head	free_holds;
+
+	LWLock	   *status_lock;
+	LinkStatus	status;
+} LockShared;
+
+#define INVALID_WORKER	PG_UINT32_MAX
+
+/* NULL when the module is not in shared_preload_libraries. */
+extern LockShared *lock_shared;
+
+extern Size lock_table_shmem_size(void);
+extern void lock_table_request_locks(void);
+extern void lock_table_shmem_init(void);
+
+/* Entry of this backend in an array by process number. */
+extern LockProc *lock_table_proc(int procno);
+
+extern LWLock *lock_entry_lock(const LockEntry *entry);
+
+/*
+ * For sessions.  Each takes the partition lock itself.
+ */
+typedef enum LockWaitResult
+{
+	LOCK_WAIT_OK,
+	LOCK_WAIT_TABLE_FULL,
+	LOCK_WAIT_NAME_CONFLICT		/* the key belongs to another lock tag */
+} LockWaitResult;
+
+typedef enum LockAskResult
+{
+	LOCK_ASK_GRANTED,
+	LOCK_ASK_WAIT,				/* until the latch is set */
+	LOCK_ASK_DRAIN,				/* likewise, without the lock tag */
+	LOCK_ASK_FAILED				/* hold->failure says why */
+} LockAskResult;
+
+/* A key whose deletion a session may want to wait for. */
+typedef struct LockReleasedKey
+{
+	LockKey    *key;
+	uint64		number;
+} LockReleasedKey;
+
+extern LockWaitResult lock_table_wait(const LockName *name, LockMode mode,
+									  bool upgrader, LockHold **hold);
+extern LockAskResult lock_table_ask(LockHold *hold);
+extern bool lock_table_is_queued(LockHold *hold);
+extern int	lock_table_drop(LockHold *hold, LockReleasedKey *released);
+extern void lock_table_set_counts(LockHold *hold, int session_count,
+								  int xact_count);
+extern bool lock_table_hold_valid(LockHold *hold);
+extern uint64 lock_table_start_check(LockHold *hold);
+extern bool lock_table_check_done(LockHold *hold, uint64 check);
+
+/* All partitions, in shared mode, for views. */
+extern void lock_table_lock_all(LWLockMode mode);
+extern void lock_table_unlock_all(void);
+extern HTAB *lock_table_hash(void);
+
+/*
+ * For the worker.
+ */
+extern LockEntry *lock_table_next_work(void);	/* with its lock held */
+extern void lock_table_push_work(LockEntry *entry);
+extern void lock_table_wake_worker(void);
+
+/* With the entry's lock held. */
+extern int	lock_entry_slot(const LockEntry *entry, uint64 number);
+extern bool lock_key_needed(const LockEntry *entry, const LockKey *key);
+extern void lock_key_condemn(LockEntry *entry, LockKey *key);
+extern void lock_key_queue(LockEntry *entry, LockKey *key,
+						   int64 create_revision);
+extern void lock_key_grant(LockEntry *entry, LockKey *key);
+extern void lock_key_free(LockEntry *entry, LockKey *key);
+extern void lock_key_lost(LockEntry *entry, LockKey *key);
+extern void lock_key_fail(LockEntry *entry, LockKey *key,
+						  const LockFailure *failure);
+extern void lock_key_checked(LockEntry *entry, LockKey *key,
+							 bool foreign_writer, uint64 checks_done);
+extern void lock_entry_wake(LockEntry *entry);
+extern void lock_table_start_work(void);
+extern bool lock_entry_in_use(const LockEntry *entry);
+extern bool lock_entry_remove_if_idle(LockEntry *entry);
+
+#endif							/* LOCK_TABLE_H */

@@ -1,0 +1,852 @@
+/*-------------------------------------------------------------------------
+ *
+ * names.c
+ *	  What the worker does about each name: make etcd agree with the table.
+ *
+ * The shared table says what sessions want.  For each name that has keys the
+ * worker has a WorkerName of its own, with what it knows about these keys on
+ * their way to etcd and back.  It lives as long as the name has keys, or a
+ * request refers to it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker.h"
+
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+/*
+ * While a session waits: how often to look at the queue when there is no
+ * watch, and how often even though there is one, as watches can stall.
+ * Microseconds.
+ */
+#define POLL_INTERVAL		INT64CONST(200000)
+#define DISTRUST_INTERVAL	INT64CONST(3000000)
+
+static dlist_head names = DLIST_STATIC_INIT(names);
+static dlist_head waiting_names = DLIST_STATIC_INIT(waiting_names);
+static int	nkeys = 0;
+static int64 next_poll = 0;
+static int64 next_window_end = PG_INT64_MAX;
+
+/* Finds a WorkerKey by the number that etcd's list of keys shows. */
+typedef struct NumberEntry
+{
+	uint64		number;			/* hash key */
+	WorkerKey  *key;
+	int64		held_since;		/* clock_now(); 0: not held */
+	bool		listed;
+} NumberEntry;
+
+static HTAB *keys_by_number = NULL;
+
+static LockKey *
+shared_key(const WorkerKey *key)
+{
+	return &key->name->entry->keys[key - key->name->keys];
+}
+
+static LWLock *
+lock_name(const WorkerName *name)
+{
+	LWLock	   *lock = lock_entry_lock(name->entry);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	return lock;
+}
+
+/* ----------------------------------------------------------------
+ *		Making and freeing
+ * ----------------------------------------------------------------
+ */
+
+static void *
+top_alloc(size_t size)
+{
+	return MemoryContextAlloc(TopMemoryContext, size);
+}
+
+static WorkerName *
+make_name(LockEntry *entry)
+{
+	WorkerName *name = MemoryContextAllocZero(TopMemoryContext,
+											  sizeof(WorkerName));
+
+	name->entry = entry;
+	name->name_len = strlen(entry->key);
+	name->name = MemoryContextStrdup(TopMemoryContext, entry->key);
+	name->prefix = top_alloc(name->name_len + 2);
+	name->prefix_end = top_alloc(name->name_len + 2);
+	sprintf(name->prefix, "%s/", entry->key);
+	sprintf(name->prefix_end, "%s%c", entry->key, '/' + 1);
+	dlist_push_tail(&names, &name->link);
+	entry->worker_name = name;
+	return name;
+}
+
+static NumberEntry *
+number_entry(uint64 number, HASHACTION action)
+{
+	if (keys_by_number == NULL)
+	{
+		HASHCTL		info;
+
+		info.keysize = sizeof(uint64);
+		info.entrysize = sizeof(NumberEntry);
+		info.hcxt = TopMemoryContext;
+		keys_by_number = hash_create("etcd_lock keys by number", 256, &info,
+									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	return hash_search(keys_by_number, &number, action, NULL);
+}
+
+/*
+ * The key's name in etcd.  The number has a fixed width so that people see the
+ * keys of a server in the order in which they were put.
+ */
+static WorkerKey *
+make_key(WorkerName *name, int slot)
+{
+	WorkerKey  *key = &name->keys[slot];
+	LockKey    *shared = &name->entry->keys[slot];
+	NumberEntry *entry;
+
+	memset(key, 0, sizeof(WorkerKey));
+	key->name = name;
+	key->number = pg_atomic_read_u64(&shared->number);
+	key->mode = shared->mode;
+	key->etcd_key = MemoryContextStrdup(TopMemoryContext,
+										psprintf("%s/%s/%s-%012" INT64_MODIFIER "u",
+												 name->name,
+												 key->mode == LOCK_SHARED ? "read" : "write",
+												 lease_hex(), key->number));
+	entry = number_entry(key->number, HASH_ENTER);
+	entry->key = key;
+	entry->held_since = 0;
+	entry->listed = false;
+	nkeys++;
+	return key;
+}
+
+static void
+forget_ahead(WorkerKey *key)
+{
+	for (int i = 0; i < key->nahead; i++)
+		pfree(key->ahead[i].key);
+	if (key->ahead != NULL)
+		pfree(key->ahead);
+	key->ahead = NULL;
+	key->nahead = 0;
+	key->ahead_known = false;
+}
+
+static void
+update_waiting(WorkerName *name)
+{
+	bool		waiting = false;
+
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+		waiting |= name->keys[i].number != 0 && name->keys[i].waiting;
+
+	if (waiting && !name->waiting)
+	{
+		if (dlist_is_empty(&waiting_names))
+			next_poll = clock_now() + POLL_INTERVAL;
+		dlist_push_tail(&waiting_names, &name->waiting_link);
+	}
+	else if (!waiting && name->waiting)
+	{
+		dlist_delete(&name->waiting_link);
+		watch_close(name);
+	}
+	name->waiting = waiting;
+}
+
+/* The shared key is free already.  May be the end of the name. */
+void
+name_free_key(WorkerKey *key)
+{
+	requests_forget_key(key);
+	forget_ahead(key);
+	number_entry(key->number, HASH_REMOVE);
+	pfree(key->etcd_key);
+	key->etcd_key = NULL;
+	key->number = 0;
+	key->waiting = false;
+	nkeys--;
+	update_waiting(key->name);
+	name_release(key->name);
+}
+
+/* Forget the keys that were freed while the entry's lock was held. */
+void
+name_forget_freed(WorkerName *name)
+{
+	name->in_flight++;			/* until we are through with it */
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		if (name->keys[i].number != 0 && name->keys[i].freed)
+			name_free_key(&name->keys[i]);
+	}
+	name->in_flight--;
+	name_release(name);
+}
+
+/*
+ * When the name has no keys any more and no request refers to it, let go of
+ * the entry and of the name.
+ */
+void
+name_release(WorkerName *name)
+{
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		if (name->keys[i].number != 0)
+			return;
+	}
+	if (name->in_flight > 0)
+		return;
+	if (name->entry != NULL)
+	{
+		LockEntry  *entry = name->entry;
+		LWLock	   *lock = lock_name(name);
+
+		entry->worker_name = NULL;
+		name->entry = NULL;
+		(void) lock_entry_remove_if_idle(entry);
+		LWLockRelease(lock);
+		requests_forget_name(name);
+	}
+	if (name->watch != NULL)
+	{
+		watch_close(name);		/* comes back here when it is closed */
+		return;
+	}
+	dlist_delete(&name->link);
+	pfree(name->name);
+	pfree(name->prefix);
+	pfree(name->prefix_end);
+	pfree(name);
+}
+
+int
+names_count_keys(void)
+{
+	return nkeys;
+}
+
+/* ----------------------------------------------------------------
+ *		What sessions want
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * A key is taken up: from here on only the worker frees it, or a condemned one
+ * is deleted first.  A key in a state that we know nothing of was left by a
+ * worker that died.
+ */
+static void
+take_key(WorkerName *name, int slot)
+{
+	LockEntry  *entry = name->entry;
+	LockKey    *shared = &entry->keys[slot];
+	WorkerKey  *key = &name->keys[slot];
+	bool		known = key->number != 0;
+
+	switch (shared->state)
+	{
+		case KEY_FREE:
+			break;
+
+		case KEY_WANTED:
+			shared->state = KEY_SENT;
+			shared->epoch = deadline_epoch(&lock_shared->deadline);
+			key = make_key(name, slot);
+			requests_key(key, shared->is_try ? PHASE_TRY : PHASE_PUT);
+			break;
+
+		case KEY_SENT:
+			if (known)
+				break;
+			/* it may be in etcd or not, or come there yet */
+			lock_key_condemn(entry, shared);
+			lock_entry_wake(entry);
+			/* FALLTHROUGH */
+		case KEY_DELETING:
+			if (!known)
+			{
+				key = make_key(name, slot);
+				key->sent = true;
+			}
+			if (key->waiting)
+			{
+				key->waiting = false;
+				update_waiting(name);
+			}
+			if (key->sent)
+			{
+				if (key->phase != PHASE_DELETE)
+					requests_key(key, PHASE_DELETE);
+			}
+			else
+			{
+				lock_key_free(entry, shared);
+				key->freed = true;
+			}
+			break;
+
+		case KEY_QUEUED:
+			if (!known)
+			{
+				key = make_key(name, slot);
+				key->sent = true;
+				key->waiting = true;
+				update_waiting(name);
+				requests_range(name);
+			}
+			break;
+
+		case KEY_HELD:
+			if (!known)
+			{
+				key = make_key(name, slot);
+				key->sent = true;
+				requests_range(name);
+			}
+			if (shared->checks_asked > shared->checks_done)
+				requests_range(name);
+			if (shared->window_timer)
+			{
+				name->window_end = shared->window_end;
+				next_window_end = Min(next_window_end, name->window_end);
+			}
+			break;
+	}
+}
+
+/* Look at what sessions have changed since. */
+void
+names_take_work(void)
+{
+	LockEntry  *entry;
+
+	while ((entry = lock_table_next_work()) != NULL)
+	{
+		WorkerName *name = entry->worker_name;
+		bool		has_keys = false;
+
+		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+			has_keys |= entry->keys[i].state != KEY_FREE;
+		if (has_keys && name == NULL)
+			name = make_name(entry);
+		for (int i = 0; name != NULL && i < LOCK_KEYS_PER_NAME; i++)
+			take_key(name, i);
+		if (name == NULL)
+			(void) lock_entry_remove_if_idle(entry);
+		LWLockRelease(lock_entry_lock(entry));
+
+		if (name != NULL)
+			name_forget_freed(name);
+	}
+}
+
+/* ----------------------------------------------------------------
+ *		What etcd shows
+ * ----------------------------------------------------------------
+ */
+
+/* view->keys is palloc'd. */
+void
+name_view(const WorkerName *name, const EtcdOpResult *range, QueueView *view)
+{
+	QueueKey   *keys = palloc(Max(range->nkvs, 1) * sizeof(QueueKey));
+	static char owner[32];
+
+	for (int i = 0; i < range->nkvs; i++)
+	{
+		keys[i].key = range->kvs[i].key;
+		keys[i].key_len = range->kvs[i].key_len;
+		keys[i].create_revision = range->kvs[i].create_revision;
+	}
+	snprintf(owner, sizeof(owner), "%s-", lease_hex());
+	view->name = name->name;
+	view->name_len = name->name_len;
+	view->owner = owner;
+	view->owner_len = strlen(owner);
+	view->keys = keys;
+	view->nkeys = range->nkvs;
+}
+
+static const QueueKey *
+find_own(const QueueView *view, const WorkerKey *key)
+{
+	size_t		len = strlen(key->etcd_key);
+
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		if (view->keys[i].key_len == len &&
+			memcmp(view->keys[i].key, key->etcd_key, len) == 0)
+			return &view->keys[i];
+	}
+	return NULL;
+}
+
+/* Granted, if we may still believe our lease.  Entry's lock held. */
+static void
+grant_key(WorkerKey *key)
+{
+	LockKey    *shared = shared_key(key);
+
+	if (worker_stopping ||
+		!deadline_valid(&lock_shared->deadline, shared->epoch))
+		return;
+	lock_key_grant(key->name->entry, shared);
+	number_entry(key->number, HASH_FIND)->held_since = clock_now();
+	key->waiting = false;
+	forget_ahead(key);
+}
+
+/* The read key of this server that sessions need, or 0. */
+static int64
+needed_read_revision(const LockEntry *entry)
+{
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		const LockKey *key = &entry->keys[i];
+
+		if (key->state == KEY_HELD && key->mode == LOCK_SHARED &&
+			lock_key_needed(entry, key))
+			return key->create_revision;
+	}
+	return 0;
+}
+
+/*
+ * A key of ours in the queue: is it its turn?  Entry's lock held.
+ *
+ * Who is ahead can only become less, so the set found here stays right as
+ * long as a watch tells each deletion since (README.md, "Granting").
+ */
+static void
+judge_queued(WorkerKey *key, const QueueView *view, bool watched)
+{
+	WorkerName *name = key->name;
+	LockKey    *shared = shared_key(key);
+	int		   *ahead = palloc(Max(view->nkeys, 1) * sizeof(int));
+	int			nahead;
+	LockFailure failure = {.kind = FAILURE_DEADLOCK};
+
+	forget_ahead(key);
+	switch (queue_judge(view, key->mode == LOCK_EXCLUSIVE,
+						shared->create_revision,
+						needed_read_revision(name->entry), ahead, &nahead))
+	{
+		case QUEUE_GRANTED:
+			grant_key(key);
+			/* without a valid lease it waits for the next look */
+			key->waiting = shared->state == KEY_QUEUED;
+			break;
+
+		case QUEUE_DEADLOCK:
+			lock_key_fail(name->entry, shared, &failure);
+			break;
+
+		case QUEUE_WAIT:
+			key->ahead = top_alloc(nahead * sizeof(AheadKey));
+			for (int i = 0; i < nahead; i++)
+			{
+				const QueueKey *other = &view->keys[ahead[i]];
+
+				key->ahead[i].key = top_alloc(other->key_len + 1);
+				memcpy(key->ahead[i].key, other->key, other->key_len);
+				key->ahead[i].key_len = other->key_len;
+				key->ahead[i].create_revision = other->create_revision;
+			}
+			key->nahead = nahead;
+			key->ahead_known = watched;
+			key->waiting = true;
+			break;
+	}
+	pfree(ahead);
+}
+
+/* Etcd has carried out a put: here is the queue as it was right behind it. */
+void
+name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
+{
+	WorkerName *name = key->name;
+	LWLock	   *lock = lock_name(name);
+	LockKey    *shared = shared_key(key);
+	QueueView	view;
+	const QueueKey *own;
+
+	name_view(name, range, &view);
+	own = find_own(&view, key);
+	if (shared->state != KEY_SENT)
+		 /* condemned meanwhile; that is in the work list */ ;
+	else if (own == NULL)
+	{
+		/* put, but not there: nothing is certain about it */
+		lock_key_condemn(name->entry, shared);
+		lock_entry_wake(name->entry);
+	}
+	else
+	{
+		lock_key_queue(name->entry, shared, own->create_revision);
+		judge_queued(key, &view,
+					 watch_is_open(name) && name->event_revision <= revision);
+		if (key->waiting && name->event_revision > revision)
+			requests_range(name);
+	}
+	LWLockRelease(lock);
+	pfree(unconstify(QueueKey *, view.keys));
+
+	update_waiting(name);
+	if (name->waiting)
+		watch_name(name);
+}
+
+/* Keys with our lease's id that nobody here knows would block everyone. */
+static void
+delete_ghosts(WorkerName *name, const QueueView *view)
+{
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *found = &view->keys[i];
+		bool		known = false;
+
+		if (!queue_key_is_own(view, found->key, found->key_len))
+			continue;
+		for (int j = 0; j < LOCK_KEYS_PER_NAME; j++)
+		{
+			WorkerKey  *key = &name->keys[j];
+
+			if (key->number != 0 && strlen(key->etcd_key) == found->key_len &&
+				memcmp(key->etcd_key, found->key, found->key_len) == 0)
+				known = true;
+		}
+		if (!known)
+			requests_delete_stray(found->key, found->key_len);
+	}
+}
+
+/*
+ * The name's queue at this revision, read linearizably.  checks has, for each
+ * slot, what had been asked to be checked when the request was sent.
+ */
+void
+name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
+		   const uint64 *checks)
+{
+	LWLock	   *lock = lock_name(name);
+	QueueView	view;
+	bool		watched;
+
+	name->ranged_at = clock_now();
+	name_view(name, range, &view);
+
+	/*
+	 * Events that came before this answer but are younger are not in it: then
+	 * look once more.  (A watch that is not acknowledged yet looks again when
+	 * it is.)
+	 */
+	watched = watch_is_open(name) && name->event_revision <= revision;
+	if (name->waiting && name->event_revision > revision)
+		name->range_again = true;
+
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		WorkerKey  *key = &name->keys[i];
+		LockKey    *shared = &name->entry->keys[i];
+		const QueueKey *own;
+
+		if (key->number == 0 ||
+			(shared->state != KEY_QUEUED && shared->state != KEY_HELD) ||
+			shared->create_revision > revision)
+			continue;
+
+		own = find_own(&view, key);
+		if (own == NULL || own->create_revision != shared->create_revision)
+		{
+			/*
+			 * Deleted by somebody else, and perhaps put again by a request of
+			 * ours that was carried out twice: that is another key (rule 11).
+			 * Condemn it in any case.
+			 */
+			if (shared->state == KEY_HELD)
+				lock_key_lost(name->entry, shared);
+			else
+			{
+				lock_key_condemn(name->entry, shared);
+				lock_entry_wake(name->entry);
+			}
+			if (shared->state == KEY_FREE)
+				key->freed = true;
+			continue;
+		}
+
+		if (shared->state == KEY_QUEUED)
+			judge_queued(key, &view, watched);
+		else
+			lock_key_checked(name->entry, shared,
+							 queue_foreign_writer_behind(&view, own->create_revision),
+							 checks[i]);
+	}
+	delete_ghosts(name, &view);
+	LWLockRelease(lock);
+	pfree(unconstify(QueueKey *, view.keys));
+
+	name_forget_freed(name);	/* the caller's request keeps the name alive */
+	update_waiting(name);
+	if (name->waiting)
+		watch_name(name);
+}
+
+/* A watch tells that a key was deleted. */
+void
+name_key_deleted(WorkerName *name, const char *etcd_key, size_t len,
+				 int64 mod_revision)
+{
+	LWLock	   *lock;
+
+	name->event_revision = Max(name->event_revision, mod_revision);
+	if (name->entry == NULL)
+		return;
+	lock = lock_name(name);
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		WorkerKey  *key = &name->keys[i];
+		LockKey    *shared = &name->entry->keys[i];
+
+		if (key->number == 0 || shared->state != KEY_QUEUED)
+			continue;
+
+		/* Our own: we have lost our place, and ask again (rule 4). */
+		if (strlen(key->etcd_key) == len &&
+			memcmp(key->etcd_key, etcd_key, len) == 0 &&
+			mod_revision > shared->create_revision)
+		{
+			lock_key_condemn(name->entry, shared);
+			lock_entry_wake(name->entry);
+			continue;
+		}
+
+		if (!key->ahead_known)
+			continue;			/* the look that is under way will show it */
+		for (int j = 0; j < key->nahead; j++)
+		{
+			AheadKey   *ahead = &key->ahead[j];
+
+			if (ahead->key_len == len && memcmp(ahead->key, etcd_key, len) == 0 &&
+				mod_revision > ahead->create_revision)
+			{
+				pfree(ahead->key);
+				key->ahead[j] = key->ahead[--key->nahead];
+				break;
+			}
+		}
+		if (key->nahead == 0)
+			grant_key(key);
+	}
+	LWLockRelease(lock);
+	update_waiting(name);
+}
+
+/* Nothing is known of deletions any more. */
+void
+name_watch_ended(WorkerName *name)
+{
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+		name->keys[i].ahead_known = false;
+	if (name->entry == NULL)
+		name_release(name);
+}
+
+/* ----------------------------------------------------------------
+ *		What the lease shows
+ * ----------------------------------------------------------------
+ */
+
+/* The number behind the last dash of a key's name; 0: not one of ours. */
+static uint64
+number_of(const char *key, size_t len)
+{
+	size_t		i = len;
+
+	while (i > 0 && key[i - 1] >= '0' && key[i - 1] <= '9')
+		i--;
+	if (i == 0 || i == len || key[i - 1] != '-')
+		return 0;
+	return strtou64(key + i, NULL, 10);
+}
+
+/*
+ * Etcd's list of the keys on our lease, asked for at listed_at.  One that we
+ * do not know is deleted.  One that was held already when we asked and is
+ * missing is looked for in the queue itself, which decides: the list may come
+ * from a deposed leader.
+ */
+void
+names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
+				   const char *sentinel_key)
+{
+	HASH_SEQ_STATUS status;
+	NumberEntry *entry;
+
+	for (int i = 0; i < listed->nkeys; i++)
+	{
+		const EtcdKeyValue *kv = &listed->keys[i];
+		uint64		number;
+
+		if (strcmp(kv->key, sentinel_key) == 0)
+			continue;
+		number = number_of(kv->key, kv->key_len);
+		entry = number == 0 ? NULL : number_entry(number, HASH_FIND);
+		if (entry == NULL || strcmp(entry->key->etcd_key, kv->key) != 0)
+			requests_delete_stray(kv->key, kv->key_len);
+		else
+			entry->listed = true;
+	}
+
+	if (keys_by_number == NULL)
+		return;
+	hash_seq_init(&status, keys_by_number);
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		if (entry->held_since != 0 && entry->held_since < listed_at &&
+			!entry->listed && entry->key->name->entry != NULL)
+			requests_range(entry->key->name);
+		entry->listed = false;
+	}
+}
+
+/*
+ * The lease is over: whoever holds a lock by it has lost it.  The epoch ends
+ * first, so that nothing can look valid meanwhile (rule 3).
+ */
+void
+names_end_epoch(const char *reason)
+{
+	dlist_mutable_iter iter;
+	int			lost = 0;
+
+	deadline_end_epoch(&lock_shared->deadline);
+	dlist_foreach_modify(iter, &names)
+	{
+		WorkerName *name = dlist_container(WorkerName, link, iter.cur);
+		LWLock	   *lock;
+
+		if (name->entry == NULL)
+			continue;
+		lock = lock_name(name);
+		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+		{
+			LockKey    *shared = &name->entry->keys[i];
+
+			if (name->keys[i].number == 0)
+				continue;
+			if (shared->state == KEY_HELD)
+			{
+				lock_key_lost(name->entry, shared);
+				lost++;
+			}
+			else if (shared->state != KEY_FREE)
+				lock_key_free(name->entry, shared);
+			name->keys[i].freed = true;
+		}
+		LWLockRelease(lock);
+
+		name_forget_freed(name);
+	}
+	if (reason != NULL)
+		ereport(lost > 0 ? WARNING : LOG,
+				(errcode(ERRCODE_ETCD_LOCK_LOST),
+				 errmsg("etcd_lock: lease lost: %s", reason),
+				 errdetail_plural("%d lock was lost with it.",
+								  "%d locks were lost with it.", lost, lost)));
+}
+
+/* ----------------------------------------------------------------
+ *		Time
+ * ----------------------------------------------------------------
+ */
+
+/* Keys that were kept for sessions that have not come for them. */
+static void
+end_windows(int64 now)
+{
+	dlist_mutable_iter iter;
+
+	next_window_end = PG_INT64_MAX;
+	dlist_foreach_modify(iter, &names)
+	{
+		WorkerName *name = dlist_container(WorkerName, link, iter.cur);
+		LWLock	   *lock;
+
+		if (name->window_end == 0 || name->entry == NULL)
+			continue;
+		if (name->window_end > now)
+		{
+			next_window_end = Min(next_window_end, name->window_end);
+			continue;
+		}
+		name->window_end = 0;
+		lock = lock_name(name);
+		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+		{
+			LockKey    *key = &name->entry->keys[i];
+
+			if (key->state != KEY_HELD)
+				continue;
+			key->window_timer = false;
+			if (!lock_key_needed(name->entry, key) && now >= key->window_end)
+				lock_key_condemn(name->entry, key);
+		}
+		LWLockRelease(lock);
+	}
+}
+
+void
+names_tick(void)
+{
+	int64		now = clock_now();
+	dlist_mutable_iter iter;
+
+	if (now >= next_window_end)
+		end_windows(now);
+
+	if (dlist_is_empty(&waiting_names) || now < next_poll)
+		return;
+	next_poll = now + POLL_INTERVAL;
+	dlist_foreach_modify(iter, &waiting_names)
+	{
+		WorkerName *name = dlist_container(WorkerName, waiting_link, iter.cur);
+
+		watch_name(name);
+		if (!watch_is_open(name) || now - name->ranged_at >= DISTRUST_INTERVAL)
+			requests_range(name);
+	}
+}
+
+int64
+names_next_time(void)
+{
+	return Min(next_window_end,
+			   dlist_is_empty(&waiting_names) ? PG_INT64_MAX : next_poll);
+}
+
+/* Does any session here hold, or want, a lock? */
+bool
+names_in_use(void)
+{
+	HASH_SEQ_STATUS status;
+	LockEntry  *entry;
+	bool		in_use = false;
+
+	lock_table_lock_all(LW_SHARED);
+	hash_seq_init(&status, lock_table_hash());
+	while ((entry = hash_seq_search(&status)) != NULL)
+		in_use |= lock_entry_in_use(entry);
+	lock_table_unlock_all();
+	return in_use;
+}

@@ -1,0 +1,262 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *	  The background worker's loop, its start and its end.
+ *
+ * The loop waits for its latch, for the postmaster's death, and for one
+ * descriptor behind which all of curl's sockets stand.  Timers are the timeout
+ * of that wait.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cjson/cJSON.h>
+
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "postmaster/postmaster.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/ps_status.h"
+#include "utils/timestamp.h"
+
+/* Longest sleep, microseconds: sessions watch our heartbeat. */
+#define LONGEST_SLEEP		INT64CONST(10000000)
+
+/* How long to wait at a shutdown for holders to end, microseconds. */
+#define STOP_WAIT			INT64CONST(5000000)
+#define REVOKE_WAIT			INT64CONST(1000000)
+#define STOP_POLL			INT64CONST(20000)
+
+/* Pause before a worker that failed is started again, seconds. */
+#define RESTART_PAUSE		1
+
+EtcdTransport *worker_transport = NULL;
+bool		worker_stopping = false;
+
+static volatile sig_atomic_t stop_requested = false;
+static bool revoking = false;
+static MemoryContext loop_context;
+
+void
+worker_register(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	strlcpy(worker.bgw_name, "etcd_lock worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "etcd_lock worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "etcd_lock", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "etcd_lock_worker_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = RESTART_PAUSE;
+	RegisterBackgroundWorker(&worker);
+}
+
+static void
+add_string(cJSON *object, const char *name, const char *value)
+{
+	if (cJSON_AddStringToObject(object, name, value) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+}
+
+/*
+ * The value of a key of ours in etcd: who it is, for people.  proc is NULL for
+ * the key of the server itself.
+ */
+char *
+worker_describe(const LockProc *proc, int pid, TimestampTz since)
+{
+	cJSON	   *object = cJSON_CreateObject();
+	char		host[256];
+	char	   *json;
+	char	   *result;
+
+	if (gethostname(host, sizeof(host)) != 0)
+		strlcpy(host, "", sizeof(host));
+	host[sizeof(host) - 1] = '\0';
+
+	add_string(object, "server",
+			   cluster_name[0] != '\0' ? cluster_name :
+			   psprintf("%s:%d", host, PostPortNumber));
+	add_string(object, "host", host);
+	if (cJSON_AddNumberToObject(object, "port", PostPortNumber) == NULL ||
+		cJSON_AddNumberToObject(object, "pid", pid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	if (proc != NULL)
+	{
+		add_string(object, "database", proc->database);
+		add_string(object, "user", proc->username);
+		add_string(object, "application", proc->application);
+	}
+	add_string(object, "since", timestamptz_to_str(since));
+
+	json = cJSON_PrintUnformatted(object);
+	cJSON_Delete(object);
+	if (json == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	result = pstrdup(json);
+	free(json);
+	return result;
+}
+
+/* What "ps" shows. */
+static void
+show_title(void)
+{
+	static char shown[256];
+	char		title[256];
+
+	if (lease_alive())
+		snprintf(title, sizeof(title), "lease %s, %d keys, %s",
+				 lease_hex(), names_count_keys(), link_endpoint());
+	else
+		snprintf(title, sizeof(title), "no lease, %s", link_endpoint());
+	if (strcmp(title, shown) == 0)
+		return;
+	strlcpy(shown, title, sizeof(shown));
+	set_ps_display(title);
+}
+
+static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	stop_requested = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+static void
+goodbye(int code, Datum arg)
+{
+	pg_atomic_write_u32(&lock_shared->worker_procno, INVALID_WORKER);
+	pg_atomic_write_u32(&lock_shared->worker_pid, 0);
+	pg_atomic_write_u32(&lock_shared->link_up, 0);
+}
+
+/*
+ * A shutdown signals us together with the backends, some of which may be
+ * committing under a lock: grant nothing new, keep the lease until no session
+ * holds or wants anything, then give it back (rule 22).  When that takes too
+ * long, leave the lease to run out: those who hold it know its deadline.
+ * The same when only we are to end; then our successor goes on with it.
+ */
+static void
+stop(int64 *stop_at)
+{
+	int64		now = clock_now();
+
+	if (*stop_at == 0)
+		*stop_at = now + STOP_WAIT;
+	worker_stopping = true;
+	if (now >= *stop_at || lease_is_revoked())
+		proc_exit(1);			/* not 0: that would be for good */
+	if (!revoking && !names_in_use())
+	{
+		revoking = true;
+		lease_revoke_for_exit();
+		*stop_at = Min(*stop_at, now + REVOKE_WAIT);
+	}
+}
+
+/* Milliseconds until something is due. */
+static long
+time_to_sleep(void)
+{
+	int64		now = clock_now();
+	int64		next = now + LONGEST_SLEEP;
+	long		transport;
+	long		sleep;
+
+	next = Min(next, lease_next_time());
+	next = Min(next, requests_next_time());
+	next = Min(next, names_next_time());
+	if (worker_stopping)
+		next = Min(next, now + STOP_POLL);
+	sleep = next <= now ? 0 : (long) ((next - now + 999) / 1000);
+
+	transport = etcd_transport_timeout(worker_transport);
+	if (transport >= 0)
+		sleep = Min(sleep, transport);
+	return sleep;
+}
+
+void
+etcd_lock_worker_main(Datum arg)
+{
+	WaitEventSet *set;
+	int64		stop_at = 0;
+
+	pqsignal(SIGTERM, handle_sigterm);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGINT, SIG_IGN);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	worker_transport = etcd_transport_create();
+	if (worker_transport == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("etcd_lock: could not set up HTTP: %m")));
+
+	loop_context = AllocSetContextCreate(TopMemoryContext, "etcd_lock loop",
+										 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(loop_context);
+
+	set = compat_wait_event_set(3);
+	AddWaitEventToSet(set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(set, WL_SOCKET_READABLE, etcd_transport_fd(worker_transport),
+					  NULL, NULL);
+
+	before_shmem_exit(goodbye, (Datum) 0);
+	pg_atomic_write_u32(&lock_shared->worker_pid, MyProcPid);
+	pg_atomic_write_u32(&lock_shared->worker_procno, compat_my_procno());
+	link_init();
+	lease_start();
+	lock_table_start_work();
+
+	for (;;)
+	{
+		WaitEvent	events[3];
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+			link_reload();
+		}
+		pg_atomic_write_u64(&lock_shared->worker_heartbeat, (uint64) clock_now());
+
+		etcd_transport_run(worker_transport);
+		lease_tick();
+		names_take_work();
+		names_tick();
+		requests_send();
+		if (stop_requested)
+			stop(&stop_at);
+		show_title();
+		MemoryContextReset(loop_context);
+
+		WaitEventSetWait(set, time_to_sleep(), events, lengthof(events),
+						 etcd_lock_wait_event_worker());
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,174 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  The background worker that speaks with etcd for the whole server.
+ *
+ * One process, one event loop, nothing that blocks.  The parts share the
+ * process and its private memory, and no lock but those of lock_table.h:
+ *
+ *	worker.c	the loop
+ *	names.c		what to do about each name
+ *	lease.c		the server's lease, its deadline, keys nobody knows
+ *	requests.c	group commit: many operations in one Txn
+ *	watch.c		watches on names that somebody waits for
+ *	link.c		which endpoint, and how it does
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef WORKER_H
+#define WORKER_H
+
+#include "lock_table.h"
+
+#include "etcd_api.h"
+#include "etcd_transport.h"
+#include "queue_rules.h"
+
+/* Where a key stands on its way to etcd and back. */
+typedef enum KeyPhase
+{
+	PHASE_NONE,					/* nothing to send for it */
+	PHASE_PUT,					/* to be put at the back of the queue */
+	PHASE_TRY,					/* to be put if its conflicts are all gone */
+	PHASE_DELETE
+} KeyPhase;
+
+typedef struct WorkerName WorkerName;
+
+/* A key that must be gone before ours is granted. */
+typedef struct AheadKey
+{
+	char	   *key;
+	size_t		key_len;
+	int64		create_revision;
+} AheadKey;
+
+/* The worker's own data for a LockKey, in the same slot. */
+typedef struct WorkerKey
+{
+	WorkerName *name;
+	uint64		number;			/* 0: not in use */
+	LockMode	mode;
+	char	   *etcd_key;
+	KeyPhase	phase;
+	bool		sent;			/* was ever part of a request */
+	bool		in_flight;		/* is part of one now */
+	bool		alone;			/* send it apart from others */
+	bool		freed;			/* the shared key is free: to be forgotten */
+	bool		waiting;		/* QUEUED */
+	bool		queued;			/* in a queue of requests.c */
+	dlist_node	queue_link;
+	int64		retry_at;		/* clock_now(): not before */
+
+	/* PHASE_TRY */
+	bool		looked;			/* first step done: nobody in the way at */
+	int64		look_revision;
+	int64		tick_revision;	/* mod_revision of the tick's key, or 0 */
+
+	/* QUEUED: who is ahead; good while ahead_known */
+	bool		ahead_known;
+	AheadKey   *ahead;
+	int			nahead;
+} WorkerKey;
+
+/* The worker's own data for a LockEntry, while that has keys. */
+struct WorkerName
+{
+	dlist_node	link;			/* of all names */
+	LockEntry  *entry;			/* NULL: has no key any more, but requests */
+	uint64		epoch;			/* of its keys */
+	char	   *name;			/* the lock's name in etcd */
+	size_t		name_len;
+	char	   *prefix;			/* "<name>/" */
+	char	   *prefix_end;		/* "<name>0", the end of the range */
+	WorkerKey	keys[LOCK_KEYS_PER_NAME];
+	int			in_flight;		/* requests that refer to this name */
+
+	/* a look at the whole queue */
+	bool		range_queued;
+	bool		range_in_flight;
+	bool		range_again;	/* something happened meanwhile */
+	bool		range_alone;
+	dlist_node	range_link;
+	int64		range_retry_at;
+	int64		ranged_at;		/* when the last one was answered */
+	int64		event_revision; /* highest that the watch has told of */
+
+	/* waiting */
+	bool		waiting;		/* in the list of names with a queued key */
+	dlist_node	waiting_link;
+	struct Watch *watch;
+	int64		watch_retry_at;
+	int64		window_end;		/* 0, or when to look at an idle key */
+};
+
+/* worker.c */
+extern PGDLLEXPORT void etcd_lock_worker_main(Datum arg);
+extern void worker_register(void);
+extern EtcdTransport *worker_transport;
+extern bool worker_stopping;
+extern char *worker_describe(const LockProc *proc, int pid, TimestampTz since);
+
+/* names.c */
+extern void names_take_work(void);
+extern void names_tick(void);
+extern int64 names_next_time(void);
+extern bool names_in_use(void);
+extern int	names_count_keys(void);
+extern void names_end_epoch(const char *reason);
+extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
+							   const char *sentinel_key);
+extern void name_view(const WorkerName *name, const EtcdOpResult *range,
+					  QueueView *view);
+extern void name_judge(WorkerName *name, const EtcdOpResult *range,
+					   int64 revision, const uint64 *checks);
+extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
+						 int64 revision);
+extern void name_key_deleted(WorkerName *name, const char *key, size_t key_len,
+							 int64 mod_revision);
+extern void name_watch_ended(WorkerName *name);
+extern void name_free_key(WorkerKey *key);
+extern void name_forget_freed(WorkerName *name);
+extern void name_release(WorkerName *name);
+
+/* requests.c */
+extern void requests_key(WorkerKey *key, KeyPhase phase);
+extern void requests_range(WorkerName *name);
+extern void requests_forget_key(WorkerKey *key);
+extern void requests_forget_name(WorkerName *name);
+extern void requests_delete_stray(const char *key, size_t key_len);
+extern void requests_send(void);
+extern int64 requests_next_time(void);
+
+/* watch.c */
+extern void watch_name(WorkerName *name);
+extern void watch_close(WorkerName *name);
+extern bool watch_is_open(const WorkerName *name);
+extern int	watch_count(void);
+
+
+/* lease.c */
+extern void lease_shmem_init(void);
+extern void lease_start(void);
+extern void lease_tick(void);
+extern int64 lease_next_time(void);
+extern bool lease_alive(void);
+extern int64 lease_id(void);
+extern const char *lease_hex(void);
+extern void lease_gone(const char *reason);
+extern void lease_saw_header(const EtcdHeader *header);
+extern void lease_revoke_for_exit(void);
+extern bool lease_is_revoked(void);
+
+/* link.c */
+extern void link_init(void);
+extern void link_reload(void);
+extern const char *link_endpoint(void);
+extern uint64 link_generation(void);
+extern bool link_ready(void);
+extern int64 link_next_time(void);
+extern void link_bad_answer(const char *error);
+extern EtcdRequest *link_call(const char *path, char *body, long timeout_ms,
+							  const EtcdCallbacks *callbacks, void *arg);
+
+#endif							/* WORKER_H */

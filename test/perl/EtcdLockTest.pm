@@ -1,0 +1,309 @@
+#-------------------------------------------------------------------------
+# EtcdLockTest - what the TAP tests of etcd_lock share
+#
+# Run them as a user that may run initdb (not root), with PostgreSQL's Perl
+# modules and this directory in the include path:
+#
+#   prove -I "$(dirname "$(pg_config --pgxs)")/../test/perl" -I test/perl test/t
+#
+# The environment may name the etcd to test with (ETCD, ETCDCTL), and the
+# directory that "make DESTDIR=... install" filled (ETCD_LOCK_STAGE); without
+# it the installed extension is tested.
+#-------------------------------------------------------------------------
+package EtcdLockTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use File::Basename qw(dirname);
+use File::Spec;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+use EtcdLockTest::Etcd;
+use EtcdLockTest::EtcdctlLock;
+use EtcdLockTest::FakeEndpoint;
+use EtcdLockTest::Session;
+
+our @EXPORT = qw(
+  session
+  finish
+  is_left_clean
+  median
+  new_server
+  set_endpoints
+  start_servers
+  wait_until
+  wait_until_waiting
+  worker_pid
+);
+
+# PostgreSQL::Test::Cluster needs the server's programs and pg_regress.
+BEGIN
+{
+	my ($bindir, $libdir, $pgxs) =
+	  map { my $path = `pg_config $_`; chomp $path; $path }
+	  qw(--bindir --pkglibdir --pgxs);
+
+	$ENV{PATH} = "$bindir:$ENV{PATH}";
+	$ENV{PG_REGRESS} //=
+	  File::Spec->rel2abs(dirname($pgxs) . '/../test/regress/pg_regress');
+
+	if (my $stage = $ENV{ETCD_LOCK_STAGE})
+	{
+		$ENV{ETCD_LOCK_STAGE} = $stage = File::Spec->rel2abs($stage);
+		-d "$stage$libdir"
+		  or die "nothing is installed in ETCD_LOCK_STAGE=$stage\n";
+		$EtcdLockTest::staged_libdir = "$stage$libdir";
+	}
+}
+
+# A test that is told to stop runs its END blocks, which end what it started.
+$SIG{$_} = sub { exit 1 }
+  foreach qw(INT TERM HUP);
+
+=pod
+
+=head1 Servers
+
+=over
+
+=item start_servers($etcd, @names)
+
+Start servers with the extension created in database postgres: a list of nodes.
+
+=cut
+
+sub start_servers
+{
+	my ($etcd, @names) = @_;
+	return map {
+		my $node = new_server($_, endpoints => $etcd->endpoint);
+		$node->start;
+		$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+		$node;
+	} @names;
+}
+
+=item new_server($name, %options)
+
+A node, initialized and not started.  Options: endpoints; preload (default 1);
+conf (further lines for postgresql.conf); init (arguments of the node's init).
+
+=cut
+
+sub new_server
+{
+	my ($name, %options) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	my %init = %{ $options{init} // {} };
+
+	$node->init(extra => [ '--encoding=UTF8', '--locale=C' ], %init);
+	$node->append_conf('postgresql.conf', install_conf());
+	$node->append_conf('postgresql.conf', <<'END');
+log_statement = none
+restart_after_crash = on
+max_connections = 150
+deadlock_timeout = 200ms
+END
+	$node->append_conf('postgresql.conf',
+		"shared_preload_libraries = 'etcd_lock'")
+	  if $options{preload} // 1;
+	$node->append_conf('postgresql.conf',
+		"etcd_lock.endpoints = '$options{endpoints}'")
+	  if defined $options{endpoints};
+	$node->append_conf('postgresql.conf', $options{conf})
+	  if defined $options{conf};
+	return $node;
+}
+
+# The settings that find an extension that is not installed system-wide.
+sub install_conf
+{
+	return '' unless $ENV{ETCD_LOCK_STAGE};
+
+	my $conf =
+	  "dynamic_library_path = '$EtcdLockTest::staged_libdir:\$libdir'\n";
+	my ($version) = `pg_config --version` =~ /(\d+)/;
+	my $sharedir = `pg_config --sharedir`;
+	chomp $sharedir;
+
+	# Debian patches the first one into its releases before 18.
+	return $conf
+	  . (
+		$version >= 18
+		? "extension_control_path = '$ENV{ETCD_LOCK_STAGE}$sharedir:\$system'\n"
+		: "extension_destdir = '$ENV{ETCD_LOCK_STAGE}'\n");
+}
+
+=item set_endpoints($node, $endpoints)
+
+Change etcd_lock.endpoints and reload.
+
+=cut
+
+sub set_endpoints
+{
+	my ($node, $endpoints) = @_;
+	$node->safe_psql('postgres',
+		"ALTER SYSTEM SET etcd_lock.endpoints = '$endpoints'");
+	$node->reload;
+	return;
+}
+
+=item worker_pid($node)
+
+The process id of the extension's background worker, or empty.
+
+=cut
+
+sub worker_pid
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_activity WHERE backend_type ~ '^etcd_lock'");
+}
+
+=item session($node, %options)
+
+A new session: see EtcdLockTest::Session.
+
+=cut
+
+sub session { return EtcdLockTest::Session->new(@_) }
+
+=back
+
+=head1 Waiting for conditions
+
+=over
+
+=item wait_until($what, $condition, [$timeout])
+
+Call $condition until it returns true, and return that.  After the timeout:
+fail the test file with "$what".
+
+=cut
+
+sub wait_until
+{
+	my ($what, $condition, $timeout) = @_;
+	my $until = time + ($timeout // $PostgreSQL::Test::Utils::timeout_default);
+
+	while (1)
+	{
+		my $value = $condition->();
+		return $value if $value;
+		die "timed out waiting: $what\n" if time > $until;
+		sleep 0.01;
+	}
+}
+
+=item wait_until_waiting($session...)
+
+Wait until the statement of each session waits for a lock, be it for another
+session of its server or for another server.
+
+=cut
+
+sub wait_until_waiting
+{
+	my @sessions = @_;
+	foreach my $session (@sessions)
+	{
+		my $pid = $session->pid;
+		wait_until(
+			"backend $pid waits",
+			sub {
+				die "backend $pid does not wait: $session->{stdout}"
+				  . $session->{stderr}
+				  if $session->done;
+				return $session->{node}->safe_psql('postgres',
+					"SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted");
+			});
+	}
+	return;
+}
+
+=back
+
+=head1 Results
+
+=over
+
+=item median(@numbers)
+
+=cut
+
+sub median
+{
+	my @sorted = sort { $a <=> $b } @_;
+	return $sorted[ @sorted / 2 ];
+}
+
+=item is_left_clean($etcd, @nodes)
+
+Check that nothing is left while the servers run: no lock in etcd, only the
+key of each running server; no row in etcd_locks.
+
+=cut
+
+sub is_left_clean
+{
+	my ($etcd, @nodes) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	is_empty('no lock is left in etcd', sub { $etcd->lock_keys });
+	foreach my $node (@nodes)
+	{
+		is_empty('no row is left in etcd_locks of ' . $node->name,
+			sub { $node->safe_psql('postgres', 'SELECT * FROM etcd_locks') || () });
+	}
+	return;
+}
+
+=item finish($etcd, @nodes)
+
+The end of a test file: stop the servers gracefully, check that etcd has no key
+and no lease, and stop it.
+
+=cut
+
+sub finish
+{
+	my ($etcd, @nodes) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	$_->stop('fast') foreach @nodes;
+	is_empty('servers stopped: no key is left in etcd',
+		sub { $etcd->keys('') });
+	is_empty('servers stopped: no lease is left in etcd',
+		sub { $etcd->leases });
+	$etcd->stop;
+	done_testing();
+	return;
+}
+
+=back
+
+=cut
+
+# Check that a list becomes empty within a few seconds.
+sub is_empty
+{
+	my ($name, $list) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @left;
+
+	eval {
+		wait_until($name, sub { @left = $list->(); return !@left }, 5);
+		1;
+	};
+	ok(!@left, $name) or diag(join "\n", @left);
+	return;
+}
+
+1;

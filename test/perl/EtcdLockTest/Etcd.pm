@@ -1,0 +1,274 @@
+#-------------------------------------------------------------------------
+# EtcdLockTest::Etcd - a throwaway etcd with one member
+#
+# Listens on two client ports of 127.0.0.1, so that a server can be moved from
+# one endpoint to another without losing its etcd.  Keys and leases are read
+# through the JSON gateway, with nothing of the extension in between.
+#-------------------------------------------------------------------------
+package EtcdLockTest::Etcd;
+
+use strict;
+use warnings;
+
+use HTTP::Tiny;
+use JSON::PP;
+use MIME::Base64 qw(encode_base64 decode_base64);
+use POSIX qw(WNOHANG);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(sleep time);
+
+# Every instance, so that END finds those that a dying test leaves running.
+my @all;
+
+=pod
+
+=over
+
+=item EtcdLockTest::Etcd->new
+
+An etcd with a data directory of its own, started and healthy.
+
+=cut
+
+sub new
+{
+	my ($class) = @_;
+	my $number = @all + 1;
+	my ($test) = $0 =~ m{([^/]+?)(?:\.pl)?$};
+	my $self = bless {
+		binary => $ENV{ETCD} // 'etcd',
+		name => "etcd$number",
+		datadir => PostgreSQL::Test::Utils::tempdir("etcd$number"),
+		log => "$PostgreSQL::Test::Utils::log_path/${test}_etcd$number.log",
+		urls => [ map { 'http://127.0.0.1:' . free_port() } 1 .. 2 ],
+		peer => 'http://127.0.0.1:' . free_port(),
+		http => HTTP::Tiny->new(timeout => 10),
+		owner => $$,
+	}, $class;
+
+	push @all, $self;
+	$self->start;
+	return $self;
+}
+
+sub free_port { return PostgreSQL::Test::Cluster::get_free_port() }
+
+=item $etcd->endpoint([$n])
+
+The client URL number $n, 0 (default) or 1.
+
+=cut
+
+sub endpoint
+{
+	my ($self, $n) = @_;
+	return $self->{urls}[ $n // 0 ];
+}
+
+=item $etcd->start
+
+Start it on its data directory and wait until it is healthy.
+
+=cut
+
+sub start
+{
+	my ($self) = @_;
+	my $clients = join ',', @{ $self->{urls} };
+
+	my $pid = fork // die "could not fork: $!";
+	if ($pid == 0)
+	{
+		# etcd takes settings from the environment, too.
+		delete @ENV{ grep { /^ETCD_/ } keys %ENV };
+		open STDOUT, '>>', $self->{log} or POSIX::_exit(126);
+		open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
+		{
+			no warnings 'exec';
+			exec $self->{binary}, '--name', $self->{name},
+			  '--data-dir', $self->{datadir},
+			  '--listen-client-urls', $clients,
+			  '--advertise-client-urls', $clients,
+			  '--listen-peer-urls', $self->{peer},
+			  '--initial-advertise-peer-urls', $self->{peer},
+			  '--initial-cluster', "$self->{name}=$self->{peer}";
+		}
+		POSIX::_exit(127);
+	}
+	$self->{pid} = $pid;
+
+	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
+	until ($self->healthy)
+	{
+		if (waitpid($pid, WNOHANG) == $pid)
+		{
+			delete $self->{pid};
+			die "$self->{binary} did not start, see $self->{log}";
+		}
+		die "$self->{binary} is not healthy, see $self->{log}"
+		  if time > $until;
+		sleep 0.05;
+	}
+	return;
+}
+
+sub healthy
+{
+	my ($self) = @_;
+	my $answer = $self->{http}->get($self->endpoint . '/health');
+	return $answer->{success} && $answer->{content} =~ /true/;
+}
+
+# Send a signal to the etcd that we started, if there is one.
+sub signal
+{
+	my ($self, $signal) = @_;
+	return 0 unless $self->{pid} && $self->{owner} == $$;
+	return kill $signal, $self->{pid};
+}
+
+# Send a signal that ends etcd, and wait for its end.
+sub end_with
+{
+	my ($self, $signal) = @_;
+	return unless $self->signal($signal);
+	$self->signal('CONT');
+	waitpid $self->{pid}, 0;
+	delete $self->{pid};
+	return;
+}
+
+=item $etcd->stop, $etcd->kill9
+
+End it gracefully, or at once.  start() continues with the same data.
+
+=cut
+
+sub stop { my ($self) = @_; return $self->end_with('TERM') }
+sub kill9 { my ($self) = @_; return $self->end_with('KILL') }
+
+=item $etcd->pause, $etcd->resume
+
+Let it hang and go on (SIGSTOP, SIGCONT).
+
+=cut
+
+sub pause { my ($self) = @_; return $self->signal('STOP') }
+sub resume { my ($self) = @_; return $self->signal('CONT') }
+
+=item $etcd->call($path, \%request)
+
+A request to the gateway; the decoded answer.
+
+=cut
+
+sub call
+{
+	my ($self, $path, $request) = @_;
+	my $answer = $self->{http}->post($self->endpoint . $path,
+		{ content => encode_json($request) });
+	die "etcd, $path: $answer->{status} $answer->{content}"
+	  unless $answer->{success};
+	return decode_json($answer->{content});
+}
+
+# The range [prefix, end) that holds every key below a prefix.
+sub prefix_range
+{
+	my ($prefix) = @_;
+	return (key => encode_base64("\0", ''), range_end => encode_base64("\0", ''))
+	  if $prefix eq '';
+	my $end = $prefix;
+	substr($end, -1) = chr(ord(substr($end, -1)) + 1);
+	return (
+		key => encode_base64($prefix, ''),
+		range_end => encode_base64($end, ''));
+}
+
+=item $etcd->entries($prefix)
+
+What is below a prefix, oldest first: a list of { key, value, lease,
+create_revision }.
+
+=cut
+
+sub entries
+{
+	my ($self, $prefix) = @_;
+	my $answer = $self->call('/v3/kv/range',
+		{ prefix_range($prefix), sort_target => 'CREATE', sort_order => 'ASCEND' });
+
+	return map {
+		{
+			key => decode_base64($_->{key}),
+			value => decode_base64($_->{value} // ''),
+			lease => $_->{lease} // 0,
+			create_revision => $_->{create_revision}
+		}
+	} @{ $answer->{kvs} // [] };
+}
+
+=item $etcd->keys($prefix)
+
+The names of the keys below a prefix, oldest first.
+
+=cut
+
+sub keys
+{
+	my ($self, $prefix) = @_;
+	return map { $_->{key} } $self->entries($prefix);
+}
+
+=item $etcd->lock_keys
+
+The keys that stand for locks: all but the one key of each running server.
+
+=cut
+
+sub lock_keys
+{
+	my ($self) = @_;
+	return grep { !m{^\.etcd_lock/server/} } $self->keys('');
+}
+
+=item $etcd->leases
+
+The ids of all leases.
+
+=cut
+
+sub leases
+{
+	my ($self) = @_;
+	my $answer = $self->call('/v3/lease/leases', {});
+	return map { $_->{ID} } @{ $answer->{leases} // [] };
+}
+
+=item $etcd->delete($prefix)
+
+Delete every key below a prefix.
+
+=cut
+
+sub delete
+{
+	my ($self, $prefix) = @_;
+	$self->call('/v3/kv/deleterange', { prefix_range($prefix) });
+	return;
+}
+
+=back
+
+=cut
+
+# An exit in the middle of a test leaves nothing behind.
+END
+{
+	my $exit_code = $?;
+	$_->end_with('KILL') for @all;
+	$? = $exit_code;
+}
+
+1;
