@@ -36,7 +36,7 @@ export ETCD_LOCK_STAGE ?= $(CURDIR)/stage
 # The servers under test preload the library from ./stage and need an etcd:
 # test/run starts one and writes this file.
 TEMP_CONFIG ?= $(CURDIR)/build/regress.conf
-REGRESS_PREP = stage temp-config
+REGRESS_PREP = stage $(if $(strip $(REGRESS)$(ISOLATION)),temp-config)
 REGRESS_OPTS = --temp-instance=$(CURDIR)/tmp_check_regress \
 	--temp-config=$(TEMP_CONFIG)
 ISOLATION_OPTS = --temp-instance=$(CURDIR)/tmp_check_iso \

@@ -15,6 +15,7 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
+#include "utils/varlena.h"
 #include "worker.h"
 
 COMPAT_MODULE_MAGIC("etcd_lock", ETCD_LOCK_VERSION);
@@ -50,6 +51,37 @@ static const struct config_enum_entry session_locks_options[] = {
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
+/* A list of http or https URLs without a path. */
+static bool
+check_endpoints(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval);
+	List	   *urls;
+	ListCell   *cell;
+
+	if (!SplitGUCList(copy, ',', &urls) || urls == NIL)
+	{
+		GUC_check_errdetail("It must be a list of URLs.");
+		return false;
+	}
+	foreach(cell, urls)
+	{
+		const char *url = lfirst(cell);
+		const char *host = strstr(url, "://");
+
+		if ((strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0) ||
+			host[3] == '\0' || host[3] == '/')
+		{
+			GUC_check_errdetail("\"%s\" is not of the form http://host:port or https://host:port.",
+								url);
+			return false;
+		}
+	}
+	list_free(urls);
+	pfree(copy);
+	return true;
+}
+
 static void
 define_settings(void)
 {
@@ -59,7 +91,7 @@ define_settings(void)
 							   &etcd_lock_endpoints,
 							   "http://127.0.0.1:2379",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+							   check_endpoints, NULL, NULL);
 	DefineCustomStringVariable("etcd_lock.namespace",
 							   "Put in front of the name of each lock.",
 							   "Superusers may set it for a database or a role.",

@@ -105,7 +105,7 @@ left_for_lock_timeout(int64 until)
 
 	if (until == PG_INT64_MAX)
 		return 0;
-	left = (until - clock_now()) / 1000;
+	left = (until - clock_now() + 999) / 1000;
 	return (int) Max(Min(left, PG_INT32_MAX), 1);
 }
 

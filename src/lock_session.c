@@ -302,8 +302,13 @@ release_for_owner(LocalHold *local, void *arg)
 			lock_session_count(local, release->parent, count);
 	}
 
-	if (local->nowners == 0 ||
-		(release->reconcile && !lock_session_has_tag(local)))
+	/*
+	 * One that is only being acquired has no count yet; its end is its
+	 * acquirer's business, whose own subtransaction may be what ends here.
+	 */
+	if ((count > 0 && local->nowners == 0) ||
+		(release->reconcile && local->nowners > 0 &&
+		 !lock_session_has_tag(local)))
 	{
 		drop_shared(local, &release->released);
 		remove_local(local);	/* dynahash allows this for the current one */

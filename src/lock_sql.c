@@ -38,17 +38,6 @@ PG_FUNCTION_INFO_V1(etcd_lock_sql_wait);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_token);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_check);
 
-static void
-require_preload(void)
-{
-	if (lock_shared == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("etcd_lock is not loaded"),
-				 errhint("Add etcd_lock to the configuration parameter \"%s\" and restart the server.",
-						 "shared_preload_libraries")));
-}
-
 /*
  * Read the name from the first argument, or the first two; returns how many
  * it was.
@@ -56,7 +45,7 @@ require_preload(void)
 static int
 get_name(FunctionCallInfo fcinfo, LockName *name)
 {
-	require_preload();
+	lock_require_preload();
 	switch (get_fn_expr_argtype(fcinfo->flinfo, 0))
 	{
 		case INT8OID:
@@ -210,7 +199,7 @@ etcd_lock_sql_unlock_shared(PG_FUNCTION_ARGS)
 Datum
 etcd_lock_sql_unlock_all(PG_FUNCTION_ARGS)
 {
-	require_preload();
+	lock_require_preload();
 	lock_session_unlock_all();
 	PG_RETURN_VOID();
 }

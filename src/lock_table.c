@@ -34,6 +34,18 @@ static HTAB *entries;
 static LockHold *holds;
 static LockProc *procs;
 
+/* Every function that users call begins with this. */
+void
+lock_require_preload(void)
+{
+	if (lock_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("etcd_lock is not loaded"),
+				 errhint("Add etcd_lock to the configuration parameter \"%s\" and restart the server.",
+						 "shared_preload_libraries")));
+}
+
 static int
 max_holds(void)
 {
@@ -466,6 +478,7 @@ lock_key_grant(LockEntry *entry, LockKey *key)
 	Assert(key->state == KEY_QUEUED);
 
 	key->state = KEY_HELD;
+	key->fresh = true;
 	key->window_end = clock_now() + (int64) etcd_lock_handoff_window * 1000;
 	lock_entry_wake(entry);
 }
@@ -626,9 +639,15 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 	hold->namespace_len = name->namespace_len;
 	hold->wait_start = GetCurrentTimestamp();
 
+	/*
+	 * The table may have room for a few names more than it was asked for, but
+	 * the limit is what the setting says.  Names that others are just adding
+	 * may go unseen.
+	 */
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	entry = hash_search_with_hash_value(entries, name->key, hashcode,
-										HASH_ENTER_NULL, &found);
+										hash_get_num_entries(entries) < etcd_lock_max_names ?
+										HASH_ENTER_NULL : HASH_FIND, &found);
 	if (entry != NULL && !found)
 	{
 		entry->hashcode = hashcode;
@@ -737,9 +756,10 @@ next_token(LockEntry *entry, const LockKey *key)
 }
 
 static LockAskResult
-grant(LockEntry *entry, LockHold *hold, const LockKey *key)
+grant(LockEntry *entry, LockHold *hold, LockKey *key)
 {
 	set_state(hold, HOLD_HOLDING);
+	key->fresh = false;
 	hold->key_number = key_number(key);
 	hold->epoch = key->epoch;
 	hold->token = next_token(entry, key);
@@ -824,7 +844,8 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 					return grant(entry, hold, key);
 				}
 			}
-			else if (clock_now() < key->window_end && may_pass_on(entry, key))
+			else if (key->fresh ||
+					 (clock_now() < key->window_end && may_pass_on(entry, key)))
 				return grant(entry, hold, key);
 			lock_key_condemn(entry, key);
 			return want_and_wait(entry, hold);
@@ -850,7 +871,7 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 {
 	int64		now = clock_now();
 
-	if (now < key->window_end)
+	if (key->fresh || now < key->window_end)
 		return grant(entry, hold, key);
 	if (has_waiters(entry) &&
 		dlist_head_element(LockHold, link, &entry->waiters)->upgrader)

@@ -84,6 +84,7 @@ typedef struct LockKey
 	int			releaser;		/* procno that waits for its end, or -1 */
 	uint64		epoch;			/* in which lease's time */
 	int64		create_revision;	/* QUEUED and HELD */
+	bool		fresh;			/* HELD, and nobody has had it yet */
 	int64		window_end;		/* HELD: may be passed on until (clock_now) */
 	bool		window_timer;	/* the worker looks again at window_end */
 
@@ -225,6 +226,8 @@ typedef struct LockShared
 
 /* NULL when the module is not in shared_preload_libraries. */
 extern LockShared *lock_shared;
+
+extern void lock_require_preload(void);
 
 extern Size lock_table_shmem_size(void);
 extern void lock_table_request_locks(void);

@@ -106,10 +106,8 @@ etcd_lock_sql_locks(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	SeenHolds	seen = {0};
 
+	lock_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
-	if (lock_shared == NULL)
-		return (Datum) 0;
-
 	copy_holds(&seen);
 	for (int i = 0; i < seen.n; i++)
 	{
@@ -159,12 +157,7 @@ etcd_lock_sql_status(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (lock_shared == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("etcd_lock is not loaded"),
-				 errhint("Add etcd_lock to the configuration parameter \"%s\" and restart the server.",
-						 "shared_preload_libraries")));
+	lock_require_preload();
 
 	LWLockAcquire(lock_shared->status_lock, LW_SHARED);
 	status = lock_shared->status;

@@ -21,7 +21,7 @@ my $here = new_server(
 	conf => <<'END');
 etcd_lock.connect_timeout = '1s'
 etcd_lock.request_timeout = '1s'
-etcd_lock.max_names = 16
+etcd_lock.max_names = 40
 END
 $here->start;
 $here->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
@@ -65,15 +65,15 @@ my %fake = (
 	'an empty body' => { body => '' },
 	'bytes' => { body => join '', map { chr } 0 .. 255 },
 	'silence' => {});
+my %wrong = (
+	'a closed port' => $closed,
+	'a wrong host' => 'http://no-such-host.invalid:2379');
 my $worker;
-foreach my $kind ('a closed port', 'a wrong host', sort keys %fake)
+foreach my $kind (sort(keys %wrong), sort keys %fake)
 {
 	my $fake = $fake{$kind}
 	  && EtcdLockTest::FakeEndpoint->new(%{ $fake{$kind} });
-	my $url =
-	    $fake ? $fake->url
-	  : $kind eq 'a wrong host' ? 'http://no-such-host.invalid:2379'
-	  : $closed;
+	my $url = $fake ? $fake->url : $wrong{$kind};
 
 	# The first one is met by a server that never had a link, and by all ways to
 	# wait; the others by a server that has a lease.
@@ -129,11 +129,12 @@ $session->query("SELECT etcd_unlock_all()");
 is_left_clean($etcd, $here);
 
 # Settings that make no sense.
-foreach my $endpoints ('ftp://127.0.0.1', 'nonsense')
+foreach my $endpoints ('', 'no URL', 'ftp://127.0.0.1', 'http://',
+	$etcd->endpoint . ',', 'http:///path')
 {
-	my $result = $session->try(
-		"ALTER SYSTEM SET etcd_lock.endpoints = '$endpoints'");
-	is($result->{sqlstate}, '22023', "endpoints = '$endpoints' is refused");
+	is( $session->try("ALTER SYSTEM SET etcd_lock.endpoints = '$endpoints'")
+		  ->{sqlstate},
+		'22023', "endpoints = '$endpoints' is refused");
 }
 
 # Names.
@@ -225,26 +226,26 @@ $_->quit foreach values %by_encoding, $remote;
 
 # The table of names is full.
 is( $session->query(
-		"SELECT count(etcd_lock('/n/' || i)) FROM generate_series(1, 16) i"),
-	16, 'as many names as max_names');
+		"SELECT count(etcd_lock('/n/' || i)) FROM generate_series(1, 40) i"),
+	40, 'as many names as max_names');
 my $neighbour = session($here);
 {
 	local $session = $neighbour;
 	fails(
 		'one name more',
-		"SELECT etcd_lock('/n/17')",
+		"SELECT etcd_lock('/n/41')",
 		qr/^53\w{3}$/, qr/etcd_lock\.max_names/);
 }
 is($neighbour->query("SELECT etcd_try_lock('/n/1')"),
 	'f', 'a name that is there already can be asked for');
 $session->query("SELECT etcd_unlock('/n/1')");
-is($neighbour->query("SELECT etcd_try_lock('/n/17')"),
+is($neighbour->query("SELECT etcd_try_lock('/n/41')"),
 	't', 'there is room once a lock is released');
 $_->query('SELECT etcd_unlock_all()') foreach $session, $neighbour;
 foreach my $round (1 .. 5)
 {
 	$session->query(
-		"SELECT count(etcd_try_lock('/r$round/' || i)) FROM generate_series(1, 16) i;
+		"SELECT count(etcd_try_lock('/r$round/' || i)) FROM generate_series(1, 40) i;
 		 SELECT etcd_unlock_all()");
 }
 pass('names in use at a time count, not names ever used');
