@@ -293,6 +293,34 @@ RETURNS record
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_status'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- Takes the lock away from whoever holds it with that token; superusers only.
+CREATE FUNCTION etcd_lock_break(name text, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_break'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- Fencing of writes in this database: the highest token seen for a name.
+CREATE TABLE etcd_lock_fences (
+	name text PRIMARY KEY,
+	token bigint NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('etcd_lock_fences', '');
+
+-- True, and the token is noted, unless a higher one was seen before.  A writer
+-- with an older token that comes meanwhile waits for this transaction.
+CREATE FUNCTION etcd_lock_fence(name text, token bigint)
+RETURNS boolean
+LANGUAGE SQL STRICT VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+BEGIN ATOMIC
+	WITH raised AS (
+		INSERT INTO etcd_lock_fences AS f (name, token)
+		VALUES (etcd_lock_fence.name, etcd_lock_fence.token)
+		ON CONFLICT (name) DO UPDATE SET token = excluded.token
+		WHERE f.token OPERATOR(pg_catalog.<=) excluded.token
+		RETURNING 1)
+	SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 FROM raised;
+END;
+
 -- A lock reaches other servers, so nobody may lock who was not told to.
 DO $$
 DECLARE

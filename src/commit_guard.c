@@ -10,9 +10,11 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "lock_session.h"
+#include "commit_guard.h"
 
 #include "access/xact.h"
+#include "lock_session.h"
+#include "loss.h"
 #include "miscadmin.h"
 
 static bool registered = false;
@@ -57,6 +59,8 @@ refuse_commit(const LocalHold *local, const char *detail)
 static void
 guard_hold(LocalHold *local, void *arg)
 {
+	bool		changes = *(bool *) arg;
+
 	if (local->hold == NULL || local->nowners == 0 ||
 		!lock_session_has_tag(local))
 		return;
@@ -67,7 +71,7 @@ guard_hold(LocalHold *local, void *arg)
 			return;
 	}
 
-	if (has_xact_count(local) || TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	if (has_xact_count(local) || changes)
 		refuse_commit(local,
 					  local->hold->lost ?
 					  _("Its key was deleted from etcd.") :
@@ -78,6 +82,36 @@ guard_hold(LocalHold *local, void *arg)
 				 errmsg("etcd lock \"%s\" of this session was lost",
 						user_name_of(local)),
 				 errhint("Release it with etcd_unlock().")));
+}
+
+/*
+ * After the commit: too late to refuse, but not to tell.  Nothing may throw
+ * here, so there is nothing in it that allocates for long or looks things up.
+ */
+static void
+warn_late(LocalHold *local, void *arg)
+{
+	if (local->hold == NULL || local->nowners == 0 ||
+		!lock_session_has_tag(local) || lock_table_hold_valid(local->hold))
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_ETCD_LOCK_LOST),
+			 errmsg("etcd lock \"%s\" was lost while the transaction committed",
+					local->name.key),
+			 errdetail("Its token was " INT64_FORMAT ".", local->token)));
+}
+
+static void
+guard(bool changes)
+{
+	if (etcd_lock_commit_guard != COMMIT_GUARD_OFF)
+		lock_session_foreach(guard_hold, &changes);
+}
+
+void
+commit_guard_check_all(void)
+{
+	guard(true);
 }
 
 static void
@@ -94,18 +128,38 @@ refuse_prepare(LocalHold *local, void *arg)
 static void
 xact_callback(XactEvent event, void *arg)
 {
+	bool		changes;
+
+	if (!lock_session_holds_any())
+		return;
+	changes = TransactionIdIsValid(GetTopTransactionIdIfAny());
 	switch (event)
 	{
 		case XACT_EVENT_PRE_PREPARE:
 			lock_session_foreach(refuse_prepare, NULL);
-			/* FALLTHROUGH */
+			guard(true);
+			break;
 		case XACT_EVENT_PRE_COMMIT:
-			if (etcd_lock_commit_guard != COMMIT_GUARD_OFF)
-				lock_session_foreach(guard_hold, NULL);
+			guard(changes);
+			break;
+		case XACT_EVENT_COMMIT:
+			if (changes && etcd_lock_commit_guard != COMMIT_GUARD_OFF)
+				lock_session_foreach(warn_late, NULL);
+			break;
+		case XACT_EVENT_ABORT:
+			loss_rearm();
 			break;
 		default:
 			break;
 	}
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId mySubid,
+				 SubTransactionId parentSubid, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		loss_rearm();
 }
 
 /*
@@ -120,6 +174,8 @@ commit_guard_arm(void)
 		return;
 	if (registered)
 		UnregisterXactCallback(xact_callback, NULL);
+	else
+		RegisterSubXactCallback(subxact_callback, NULL);
 	RegisterXactCallback(xact_callback, NULL);
 	registered = true;
 	armed_for = compat_my_lxid();

@@ -32,6 +32,15 @@
 #define compat_wait_event(name)		PG_WAIT_EXTENSION
 #endif
 
+/* ExecutorRun's last parameter, which 18 does not have */
+#if PG_VERSION_NUM >= 180000
+#define COMPAT_EXECUTE_ONCE_PARAM
+#define COMPAT_EXECUTE_ONCE
+#else
+#define COMPAT_EXECUTE_ONCE_PARAM	, bool execute_once
+#define COMPAT_EXECUTE_ONCE			, execute_once
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define COMPAT_MODULE_MAGIC(ext_name, ext_version) \
 	PG_MODULE_MAGIC_EXT(.name = (ext_name), .version = (ext_version))

@@ -10,7 +10,9 @@
  */
 #include "etcd_lock.h"
 
+#include "break.h"
 #include "lock_session.h"
+#include "loss.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -30,6 +32,7 @@ int			etcd_lock_connect_timeout;
 int			etcd_lock_request_timeout;
 bool		etcd_lock_synchronous_release;
 int			etcd_lock_commit_guard;
+int			etcd_lock_on_loss;
 int			etcd_lock_session_locks;
 int			etcd_lock_max_names_per_session;
 int			etcd_lock_max_names;
@@ -38,6 +41,13 @@ static const struct config_enum_entry commit_guard_options[] = {
 	{"off", COMMIT_GUARD_OFF, false},
 	{"lease", COMMIT_GUARD_LEASE, false},
 	{"etcd", COMMIT_GUARD_ETCD, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry on_loss_options[] = {
+	{"cancel", ON_LOSS_CANCEL, false},
+	{"terminate", ON_LOSS_TERMINATE, false},
+	{"warn", ON_LOSS_WARN, false},
 	{NULL, 0, false}
 };
 
@@ -141,6 +151,13 @@ define_settings(void)
 							 COMMIT_GUARD_LEASE, commit_guard_options,
 							 PGC_SUSET, 0,
 							 NULL, NULL, NULL);
+	DefineCustomEnumVariable("etcd_lock.on_loss",
+							 "What happens to a session when it loses an etcd lock.",
+							 "Cancel ends the running statement, terminate the session.",
+							 &etcd_lock_on_loss,
+							 ON_LOSS_CANCEL, on_loss_options,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
 	DefineCustomEnumVariable("etcd_lock.session_locks",
 							 "Whether locks that outlive their transaction may be acquired.",
 							 "Off or warn is for sessions behind a pooler that shares connections between transactions.",
@@ -170,7 +187,7 @@ shmem_request(void)
 {
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
-	RequestAddinShmemSpace(lock_table_shmem_size());
+	RequestAddinShmemSpace(add_size(lock_table_shmem_size(), break_shmem_size()));
 	lock_table_request_locks();
 }
 
@@ -182,6 +199,7 @@ shmem_startup(void)
 		prev_shmem_startup_hook();
 	lock_table_shmem_init();
 	lease_shmem_init();
+	break_shmem_init();
 }
 
 static uint32
@@ -236,5 +254,6 @@ _PG_init(void)
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 	lock_session_init();
+	loss_init();
 	worker_register();
 }

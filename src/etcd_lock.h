@@ -41,6 +41,13 @@ typedef enum SessionLocks
 	SESSION_LOCKS_ON
 } SessionLocks;
 
+typedef enum OnLoss
+{
+	ON_LOSS_WARN,
+	ON_LOSS_CANCEL,
+	ON_LOSS_TERMINATE
+} OnLoss;
+
 /* Settings; units and ranges are with their definitions in etcd_lock.c. */
 extern char *etcd_lock_endpoints;
 extern char *etcd_lock_namespace;
@@ -50,6 +57,7 @@ extern int	etcd_lock_connect_timeout;
 extern int	etcd_lock_request_timeout;
 extern bool etcd_lock_synchronous_release;
 extern int	etcd_lock_commit_guard;
+extern int	etcd_lock_on_loss;
 extern int	etcd_lock_session_locks;
 extern int	etcd_lock_max_names_per_session;
 extern int	etcd_lock_max_names;

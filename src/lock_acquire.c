@@ -20,6 +20,8 @@
 
 #include "access/xact.h"
 #include "commands/dbcommands.h"
+#include "commit_guard.h"
+#include "loss.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
@@ -449,8 +451,8 @@ describe_session(void)
 			NAMEDATALEN);
 }
 
-static void
-report_lost(LocalHold *local)
+void
+lock_report_lost(LocalHold *local)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_ETCD_LOCK_LOST),
@@ -482,7 +484,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	if (local != NULL)
 	{
 		if (!lock_table_hold_valid(local->hold))
-			report_lost(local);
+			lock_report_lost(local);
 		if (request->has_tick)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -499,7 +501,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	other = lock_session_find(name, other_mode);
 	if (other != NULL && lock_session_has_tag(other) &&
 		!lock_table_hold_valid(other->hold))
-		report_lost(other);
+		lock_report_lost(other);
 
 	patience.lock_timeout_at = LockTimeout > 0
 		? now + (int64) LockTimeout * 1000 : PG_INT64_MAX;
@@ -531,6 +533,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 							name->key)));
 			break;
 	}
+	local->hold->on_loss = etcd_lock_on_loss;
 	local->hold->is_try = request->is_try;
 	local->hold->has_tick = request->has_tick;
 	local->hold->tick = request->tick;
@@ -540,6 +543,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 
 	lock_session_count(local, owner, 1);
 	local->token = local->hold->token;
+	loss_watch(local);
 	return local->token;
 }
 

@@ -19,6 +19,7 @@
 #include "lock_session.h"
 
 #include "access/xlog.h"
+#include "loss.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "utils/hsearch.h"
@@ -86,13 +87,19 @@ lock_session_counted(const LocalHold *local)
 	return sum;
 }
 
+bool
+lock_session_holds_any(void)
+{
+	return local_holds != NULL && hash_get_num_entries(local_holds) > 0;
+}
+
 void
 lock_session_foreach(LocalHoldCallback callback, void *arg)
 {
 	HASH_SEQ_STATUS status;
 	LocalHold  *local;
 
-	if (local_holds == NULL || hash_get_num_entries(local_holds) == 0)
+	if (!lock_session_holds_any())
 		return;
 	hash_seq_init(&status, local_holds);
 	while ((local = hash_seq_search(&status)) != NULL)
@@ -143,6 +150,8 @@ remove_local(LocalHold *local)
 	if (local->owners != NULL)
 		pfree(local->owners);
 	hash_search(local_holds, local->id, HASH_REMOVE, NULL);
+	if (!lock_session_holds_any())
+		loss_unwatch();
 }
 
 /* Give up a hold that was never granted, or whose tag is gone. */
@@ -327,8 +336,7 @@ release_callback(ResourceReleasePhase phase, bool is_commit,
 	LockReleasedKey keys[64];
 	OwnerRelease release;
 
-	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || local_holds == NULL ||
-		hash_get_num_entries(local_holds) == 0)
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !lock_session_holds_any())
 		return;
 
 	release.owner = CurrentResourceOwner;
@@ -413,6 +421,7 @@ lock_session_enter(const LockName *name, LockMode mode)
 		local->mode = mode;
 		local->hold = NULL;
 		local->token = 0;
+		local->told = false;
 		local->owners = NULL;
 		local->nowners = 0;
 		local->max_owners = 0;

@@ -35,6 +35,7 @@ typedef struct LocalHold
 	LockMode	mode;
 	LockHold   *hold;			/* in shared memory; NULL: not yet */
 	int64		token;
+	bool		told;			/* its loss was reported to the user */
 	LocalOwner *owners;
 	int			nowners;
 	int			max_owners;
@@ -59,6 +60,7 @@ extern void lock_session_forget(LocalHold *local);
 extern void lock_session_count(LocalHold *local, ResourceOwner owner, int64 add);
 extern int64 lock_session_counted(const LocalHold *local);
 extern bool lock_session_has_tag(const LocalHold *local);
+extern bool lock_session_holds_any(void);
 extern bool lock_session_unlock(const LockName *name, LockMode mode);
 extern void lock_session_unlock_all(void);
 
@@ -69,8 +71,6 @@ extern void lock_session_foreach(LocalHoldCallback callback, void *arg);
 /* lock_acquire.c: returns the fencing token, 0 when the lock was not to be had */
 extern int64 lock_acquire(const LockName *name, const LockRequest *request);
 extern bool lock_check(LocalHold *local);
-
-/* commit_guard.c */
-extern void commit_guard_arm(void);
+extern void lock_report_lost(LocalHold *local);
 
 #endif							/* LOCK_SESSION_H */

@@ -13,6 +13,8 @@
  */
 #include "lock_table.h"
 
+#include <signal.h>
+
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
@@ -132,7 +134,11 @@ lock_table_shmem_init(void)
 	procs = ShmemInitStruct("etcd_lock processes",
 							mul_size(MaxBackends, sizeof(LockProc)), &found);
 	if (!found)
+	{
 		memset(procs, 0, MaxBackends * sizeof(LockProc));
+		for (int i = 0; i < MaxBackends; i++)
+			pg_atomic_init_u64(&procs[i].told_epoch, 0);
+	}
 
 	info.keysize = ETCD_LOCK_MAX_KEY + 1;
 	info.entrysize = sizeof(LockEntry);
@@ -483,6 +489,34 @@ lock_key_grant(LockEntry *entry, LockKey *key)
 	lock_entry_wake(entry);
 }
 
+static void
+signal_loss(int pid, int on_loss)
+{
+	if (on_loss == ON_LOSS_CANCEL)
+		kill(pid, SIGINT);
+	else if (on_loss == ON_LOSS_TERMINATE)
+		kill(pid, SIGTERM);
+}
+
+/*
+ * The worker and the session's own timer both come here when a deadline has
+ * passed; the second one finds that it was told.  May run in a signal handler.
+ */
+void
+lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss)
+{
+	uint64		told = pg_atomic_read_u64(&procs[procno].told_epoch);
+
+	while (told < epoch)
+	{
+		if (pg_atomic_compare_exchange_u64(&procs[procno].told_epoch, &told, epoch))
+		{
+			signal_loss(pid, on_loss);
+			return;
+		}
+	}
+}
+
 /* etcd has the key no more: whoever holds the lock by it has lost it. */
 void
 lock_key_lost(LockEntry *entry, LockKey *key)
@@ -497,6 +531,13 @@ lock_key_lost(LockEntry *entry, LockKey *key)
 		{
 			hold->lost = true;
 			hold->key_number = 0;
+			if (hold->superseded)
+				continue;
+			if (key->epoch == deadline_epoch(&lock_shared->deadline))
+				signal_loss(hold->pid, hold->on_loss);
+			else
+				lock_tell_loss(hold->procno, hold->pid, hold->epoch,
+							   hold->on_loss);
 		}
 	}
 	lock_key_free(entry, key);

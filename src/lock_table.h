@@ -164,6 +164,7 @@ typedef struct LockHold
 	bool		upgrader;		/* the session has the shared mode already */
 	bool		superseded;		/* somebody else has got the lock tag */
 	bool		lost;			/* etcd has lost the key */
+	int			on_loss;		/* OnLoss of the session */
 	bool		has_tick;
 	TimestampTz tick;
 	int			namespace_len;
@@ -186,6 +187,8 @@ typedef struct LockProc
 	char		database[NAMEDATALEN];
 	char		username[NAMEDATALEN];
 	char		application[NAMEDATALEN];
+	pg_atomic_uint64 told_epoch;	/* its holds of epochs up to this one were
+									 * lost, and it was told */
 } LockProc;
 
 /* What is known of the link to etcd; status_lock. */
@@ -273,6 +276,9 @@ extern void lock_table_set_counts(LockHold *hold, int session_count,
 extern bool lock_table_hold_valid(LockHold *hold);
 extern uint64 lock_table_start_check(LockHold *hold);
 extern bool lock_table_check_done(LockHold *hold, uint64 check);
+
+/* Signal a session that its holds of this epoch are lost, once. */
+extern void lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss);
 
 /* All partitions, in shared mode, for views. */
 extern void lock_table_lock_all(LWLockMode mode);

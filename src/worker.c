@@ -16,6 +16,7 @@
 
 #include <cjson/cJSON.h>
 
+#include "break.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -249,6 +250,7 @@ etcd_lock_worker_main(Datum arg)
 		lease_tick();
 		names_take_work();
 		names_tick();
+		break_tick();
 		requests_send();
 		if (stop_requested)
 			stop(&stop_at);
