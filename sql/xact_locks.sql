@@ -79,7 +79,7 @@ SELECT * FROM held;
 COMMIT;
 SELECT * FROM held;
 
--- A lock that an inner level has made shorter keeps what the outer one took
+-- A savepoint that is rolled back takes its mode along, and leaves the outer one
 BEGIN;
 SELECT etcd_xact_lock_shared('both') > 0 AS shared;
 SAVEPOINT s;

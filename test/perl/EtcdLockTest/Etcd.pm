@@ -25,15 +25,16 @@ my @all;
 
 =over
 
-=item EtcdLockTest::Etcd->new
+=item EtcdLockTest::Etcd->new(%options)
 
-An etcd with a data directory of its own, started and healthy.
+An etcd with a data directory of its own, started and healthy.  Options: args
+(list of further arguments).
 
 =cut
 
 sub new
 {
-	my ($class) = @_;
+	my ($class, %options) = @_;
 	my $number = @all + 1;
 	my ($test) = $0 =~ m{([^/]+?)(?:\.pl)?$};
 	my $self = bless {
@@ -44,6 +45,7 @@ sub new
 		urls => [ map { 'http://127.0.0.1:' . free_port() } 1 .. 2 ],
 		peer => 'http://127.0.0.1:' . free_port(),
 		http => HTTP::Tiny->new(timeout => 10),
+		args => $options{args} // [],
 		owner => $$,
 	}, $class;
 
@@ -92,7 +94,8 @@ sub start
 			  '--advertise-client-urls', $clients,
 			  '--listen-peer-urls', $self->{peer},
 			  '--initial-advertise-peer-urls', $self->{peer},
-			  '--initial-cluster', "$self->{name}=$self->{peer}";
+			  '--initial-cluster', "$self->{name}=$self->{peer}",
+			  @{ $self->{args} };
 		}
 		POSIX::_exit(127);
 	}
@@ -244,6 +247,44 @@ sub leases
 	my ($self) = @_;
 	my $answer = $self->call('/v3/lease/leases', {});
 	return map { $_->{ID} } @{ $answer->{leases} // [] };
+}
+
+=item $etcd->lease_of($prefix)
+
+The lease of the oldest key below a prefix.
+
+=cut
+
+sub lease_of
+{
+	my ($self, $prefix) = @_;
+	my ($entry) = $self->entries($prefix);
+	return $entry ? $entry->{lease} : 0;
+}
+
+=item $etcd->revoke($lease)
+
+Revoke a lease, with its keys.
+
+=cut
+
+sub revoke
+{
+	my ($self, $lease) = @_;
+	$self->call('/v3/lease/revoke', { ID => $lease });
+	return;
+}
+
+=item $etcd->granted_ttl($lease)
+
+For how many seconds it was granted.
+
+=cut
+
+sub granted_ttl
+{
+	my ($self, $lease) = @_;
+	return $self->call('/v3/lease/timetolive', { ID => $lease })->{grantedTTL};
 }
 
 =item $etcd->delete($prefix)
