@@ -65,8 +65,8 @@ static int64 *stale = NULL;
 static int	nstale = 0;
 
 static char *sentinel_key = NULL;
-
-static void send_keepalive(void);
+static Watch *sentinel_watch = NULL;
+static int64 watch_not_before = 0;
 
 /* ----------------------------------------------------------------
  *		Ids
@@ -107,7 +107,7 @@ lease_id(void)
 const char *
 lease_hex(void)
 {
-	snprintf(hex, sizeof(hex), "%" INT64_MODIFIER "x", (uint64) lease_id());
+	snprintf(hex, sizeof(hex), "%llx", (unsigned long long) lease_id());
 	return hex;
 }
 
@@ -551,6 +551,54 @@ send_keepalive(void)
 		 keepalive_timeout(), keepalive_done);
 }
 
+/* ---- the sentinel's end ---- */
+
+static void
+sentinel_watched(void *arg)
+{
+}
+
+/* Ask at once what has become of the lease. */
+static void
+sentinel_deleted(void *arg, const char *key, size_t key_len, int64 mod_revision)
+{
+	if (state == LEASE_ALIVE && mod_revision > lock_shared->sentinel_revision)
+		next_time = 0;
+}
+
+static void
+sentinel_unwatched(void *arg)
+{
+	sentinel_watch = NULL;
+	watch_not_before = clock_now() + keepalive_interval();
+}
+
+/*
+ * A lease that is revoked early is noticed with the next keepalive anyway;
+ * this makes it a matter of milliseconds.
+ */
+static void
+watch_sentinel(void)
+{
+	static const WatchCallbacks callbacks = {
+		sentinel_watched, sentinel_deleted, sentinel_unwatched
+	};
+	EtcdRange	range = {0};
+
+	if (sentinel_watch != NULL &&
+		(state != LEASE_ALIVE || !watch_is_current(sentinel_watch)))
+	{
+		watch_close(sentinel_watch);
+		sentinel_watch = NULL;
+	}
+	if (sentinel_watch != NULL || state != LEASE_ALIVE ||
+		clock_now() < watch_not_before || !link_ready())
+		return;
+	range.key = sentinel_key;
+	range.key_len = strlen(sentinel_key);
+	sentinel_watch = watch_open(&range, &callbacks, NULL);
+}
+
 /* ----------------------------------------------------------------
  *		Steps
  * ----------------------------------------------------------------
@@ -575,6 +623,7 @@ lease_tick(void)
 {
 	if (state == LEASE_ALIVE && deadline_left(&lock_shared->deadline) == 0)
 		lease_gone("the lease could not be renewed in time");
+	watch_sentinel();
 
 	if (busy || revoking_for_exit || clock_now() < next_time || !link_ready())
 		return;

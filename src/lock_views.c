@@ -169,7 +169,7 @@ etcd_lock_sql_status(PG_FUNCTION_ARGS)
 									!status.up ? "disconnected" :
 									left == 0 ? "no lease" : "ready");
 	values[1] = CStringGetTextDatum(status.endpoint);
-	values[2] = CStringGetTextDatum(psprintf("%" INT64_MODIFIER "x", lease));
+	values[2] = CStringGetTextDatum(psprintf("%llx", (unsigned long long) lease));
 	nulls[2] = lease == 0;
 	values[3] = DirectFunctionCall7(make_interval, Int32GetDatum(0),
 									Int32GetDatum(0), Int32GetDatum(0),

@@ -23,6 +23,10 @@
 #define POLL_INTERVAL		INT64CONST(200000)
 #define DISTRUST_INTERVAL	INT64CONST(3000000)
 
+/* Beyond so many watches, queues are looked at regularly instead. */
+#define MAX_WATCHES			128
+#define WATCH_PAUSE			INT64CONST(200000)
+
 static dlist_head names = DLIST_STATIC_INIT(names);
 static dlist_head waiting_names = DLIST_STATIC_INIT(waiting_names);
 static int	nkeys = 0;
@@ -39,6 +43,9 @@ typedef struct NumberEntry
 } NumberEntry;
 
 static HTAB *keys_by_number = NULL;
+
+static void watch_name(WorkerName *name);
+static void unwatch_name(WorkerName *name);
 
 static LockKey *
 shared_key(const WorkerKey *key)
@@ -116,10 +123,11 @@ make_key(WorkerName *name, int slot)
 	key->number = pg_atomic_read_u64(&shared->number);
 	key->mode = shared->mode;
 	key->etcd_key = MemoryContextStrdup(TopMemoryContext,
-										psprintf("%s/%s/%s-%012" INT64_MODIFIER "u",
+										psprintf("%s/%s/%s-%012llu",
 												 name->name,
 												 key->mode == LOCK_SHARED ? "read" : "write",
-												 lease_hex(), key->number));
+												 lease_hex(),
+												 (unsigned long long) key->number));
 	entry = number_entry(key->number, HASH_ENTER);
 	entry->key = key;
 	entry->held_since = 0;
@@ -157,7 +165,7 @@ update_waiting(WorkerName *name)
 	else if (!waiting && name->waiting)
 	{
 		dlist_delete(&name->waiting_link);
-		watch_close(name);
+		unwatch_name(name);
 	}
 	name->waiting = waiting;
 }
@@ -217,11 +225,7 @@ name_release(WorkerName *name)
 		LWLockRelease(lock);
 		requests_forget_name(name);
 	}
-	if (name->watch != NULL)
-	{
-		watch_close(name);		/* comes back here when it is closed */
-		return;
-	}
+	unwatch_name(name);
 	dlist_delete(&name->link);
 	pfree(name->name);
 	pfree(name->prefix);
@@ -494,7 +498,7 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 	{
 		lock_key_queue(name->entry, shared, own->create_revision);
 		judge_queued(key, &view,
-					 watch_is_open(name) && name->event_revision <= revision);
+					 watch_is_open(name->watch) && name->event_revision <= revision);
 		if (key->waiting && name->event_revision > revision)
 			requests_range(name);
 	}
@@ -550,7 +554,7 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	 * look once more.  (A watch that is not acknowledged yet looks again when
 	 * it is.)
 	 */
-	watched = watch_is_open(name) && name->event_revision <= revision;
+	watched = watch_is_open(name->watch) && name->event_revision <= revision;
 	if (name->waiting && name->event_revision > revision)
 		name->range_again = true;
 
@@ -603,10 +607,11 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 }
 
 /* A watch tells that a key was deleted. */
-void
-name_key_deleted(WorkerName *name, const char *etcd_key, size_t len,
+static void
+name_key_deleted(void *arg, const char *etcd_key, size_t len,
 				 int64 mod_revision)
 {
+	WorkerName *name = arg;
 	LWLock	   *lock;
 
 	name->event_revision = Max(name->event_revision, mod_revision);
@@ -653,13 +658,56 @@ name_key_deleted(WorkerName *name, const char *etcd_key, size_t len,
 }
 
 /* Nothing is known of deletions any more. */
-void
-name_watch_ended(WorkerName *name)
+static void
+name_unwatched(WorkerName *name)
 {
+	name->watch = NULL;
+	name->watch_retry_at = clock_now() + WATCH_PAUSE;
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 		name->keys[i].ahead_known = false;
-	if (name->entry == NULL)
-		name_release(name);
+}
+
+static void
+name_watch_ended(void *arg)
+{
+	name_unwatched(arg);
+}
+
+static void
+name_watch_created(void *arg)
+{
+	requests_range(arg);
+}
+
+static void
+unwatch_name(WorkerName *name)
+{
+	if (name->watch == NULL)
+		return;
+	watch_close(name->watch);
+	name_unwatched(name);
+}
+
+/* Watch the name, unless it is watched already or there are too many. */
+static void
+watch_name(WorkerName *name)
+{
+	static const WatchCallbacks callbacks = {
+		name_watch_created, name_key_deleted, name_watch_ended
+	};
+	EtcdRange	range;
+
+	if (name->watch != NULL && !watch_is_current(name->watch))
+		unwatch_name(name);
+	if (name->watch != NULL || watch_count() >= MAX_WATCHES ||
+		clock_now() < name->watch_retry_at || !link_ready())
+		return;
+
+	range.key = name->prefix;
+	range.key_len = name->name_len + 1;
+	range.end = name->prefix_end;
+	range.end_len = name->name_len + 1;
+	name->watch = watch_open(&range, &callbacks, name);
 }
 
 /* ----------------------------------------------------------------
@@ -823,7 +871,7 @@ names_tick(void)
 		WorkerName *name = dlist_container(WorkerName, waiting_link, iter.cur);
 
 		watch_name(name);
-		if (!watch_is_open(name) || now - name->ranged_at >= DISTRUST_INTERVAL)
+		if (!watch_is_open(name->watch) || now - name->ranged_at >= DISTRUST_INTERVAL)
 			requests_range(name);
 	}
 }

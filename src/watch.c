@@ -1,15 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * watch.c
- *	  Watches on the names that somebody here waits for.
+ *	  Watches: etcd tells of deletions as they happen.
  *
  * A watch is opened from now on, never from a revision of the past: etcd
  * serves the latter by a loop that runs every 100 ms.  So it is opened first,
- * and the queue is looked at again once etcd has acknowledged it; from that
- * look on, the watch tells what changes.
+ * and who opened it looks at the keys again once etcd has acknowledged it;
+ * from that look on, the watch tells what changes.
  *
- * Each watch is a request on a connection of its own.  Beyond MAX_WATCHES
- * the queue is looked at regularly instead (names.c).
+ * Each watch is a request on a connection of its own, with one "create" in it:
+ * of several in one HTTP/1.1 request etcd may lose all but the first.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,21 +18,21 @@
 #include "etcd_stream.h"
 #include "utils/memutils.h"
 
-#define MAX_WATCHES			128
 #define MAX_MESSAGE			(16 * 1024 * 1024)	/* bytes */
 #define CONNECT_TIMEOUT		2000	/* milliseconds */
-#define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 
-typedef struct Watch
+struct Watch
 {
-	WorkerName *name;
+	const WatchCallbacks *callbacks;
+	void	   *arg;
 	EtcdRequest *request;
 	EtcdStream	stream;
 	uint64		generation;		/* of the link it was opened on */
 	bool		created;		/* acknowledged by etcd */
 	bool		in_feed;		/* stream is in use: close later */
 	bool		doomed;
-} Watch;
+	bool		closed;			/* by its owner, who is not to be called */
+};
 
 static int	nwatches = 0;
 
@@ -42,41 +42,43 @@ watch_count(void)
 	return nwatches;
 }
 
+/* Acknowledged, and on the endpoint that is in use now? */
 bool
-watch_is_open(const WorkerName *name)
+watch_is_open(const Watch *watch)
 {
-	return name->watch != NULL && name->watch->created &&
-		!name->watch->doomed;
+	return watch != NULL && watch->created && !watch->doomed;
+}
+
+bool
+watch_is_current(const Watch *watch)
+{
+	return watch->generation == link_generation();
 }
 
 static void
-forget(Watch *watch)
+free_watch(Watch *watch)
 {
-	WorkerName *name = watch->name;
+	const WatchCallbacks *callbacks = watch->callbacks;
+	void	   *arg = watch->arg;
+	bool		closed = watch->closed;
 
-	if (name->watch == watch)
-	{
-		name->watch = NULL;
-		name->watch_retry_at = clock_now() + RETRY_PAUSE;
-		name_watch_ended(name);
-	}
 	etcd_stream_free(&watch->stream);
 	pfree(watch);
 	nwatches--;
+	if (!closed)
+		callbacks->ended(arg);
 }
 
+/* The owner needs it no more; "ended" is not called. */
 void
-watch_close(WorkerName *name)
+watch_close(Watch *watch)
 {
-	Watch	   *watch = name->watch;
-
-	if (watch == NULL)
-		return;
 	watch->doomed = true;
+	watch->closed = true;
 	if (watch->in_feed)
 		return;
 	etcd_transport_cancel(watch->request);
-	forget(watch);
+	free_watch(watch);
 }
 
 /* One message of the stream. */
@@ -92,8 +94,7 @@ message(void *arg, const char *text, size_t len)
 	if (!etcd_decode_watch(text, len, &msg, &error))
 	{
 		ereport(DEBUG1,
-				(errmsg_internal("etcd_lock: watch of \"%s\" failed: %s",
-								 watch->name->name, error.message)));
+				(errmsg_internal("etcd_lock: a watch failed: %s", error.message)));
 		watch->doomed = true;
 		return;
 	}
@@ -104,15 +105,16 @@ message(void *arg, const char *text, size_t len)
 	else if (msg.created)
 	{
 		watch->created = true;
-		requests_range(watch->name);
+		watch->callbacks->created(watch->arg);
 	}
 	for (int i = 0; i < msg.nevents && !watch->doomed; i++)
 	{
 		const EtcdEvent *event = &msg.events[i];
 
 		if (event->type == ETCD_EVENT_DELETE)
-			name_key_deleted(watch->name, event->kv.key, event->kv.key_len,
-							 event->kv.mod_revision);
+			watch->callbacks->deleted(watch->arg, event->kv.key,
+									  event->kv.key_len,
+									  event->kv.mod_revision);
 	}
 	etcd_watch_message_free(&msg);
 }
@@ -129,47 +131,37 @@ data(void *arg, const char *bytes, size_t len)
 	if (!good || watch->doomed)
 	{
 		etcd_transport_cancel(watch->request);
-		forget(watch);
+		free_watch(watch);
 	}
 }
 
 static void
 done(void *arg, const EtcdAnswer *answer)
 {
-	forget(arg);
+	free_watch(arg);
 }
 
-/* Watch the name, unless it is watched already or there are too many. */
-void
-watch_name(WorkerName *name)
+/* NULL when it could not be sent; then nothing will be called. */
+Watch *
+watch_open(const EtcdRange *range, const WatchCallbacks *callbacks, void *arg)
 {
-	static const EtcdCallbacks callbacks = {data, done};
-	EtcdRange	range;
+	static const EtcdCallbacks transport_callbacks = {data, done};
 	Watch	   *watch;
 
-	if (name->watch != NULL)
-	{
-		if (name->watch->generation == link_generation())
-			return;
-		watch_close(name);
-	}
-	if (nwatches >= MAX_WATCHES || name->watch != NULL ||
-		clock_now() < name->watch_retry_at || !link_ready())
-		return;
-
 	watch = MemoryContextAllocZero(TopMemoryContext, sizeof(Watch));
-	watch->name = name;
+	watch->callbacks = callbacks;
+	watch->arg = arg;
 	watch->generation = link_generation();
 	etcd_stream_init(&watch->stream, MAX_MESSAGE);
-	range.key = name->prefix;
-	range.key_len = name->name_len + 1;
-	range.end = name->prefix_end;
-	range.end_len = name->name_len + 1;
 	nwatches++;
-	name->watch = watch;
 	watch->request = link_call(ETCD_PATH_WATCH,
-							   etcd_encode_watch_create(&range, true),
-							   CONNECT_TIMEOUT, &callbacks, watch);
+							   etcd_encode_watch_create(range, true),
+							   CONNECT_TIMEOUT, &transport_callbacks, watch);
 	if (watch->request == NULL)
-		forget(watch);
+	{
+		watch->closed = true;
+		free_watch(watch);
+		return NULL;
+	}
+	return watch;
 }

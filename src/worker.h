@@ -10,7 +10,7 @@
  *	names.c		what to do about each name
  *	lease.c		the server's lease, its deadline, keys nobody knows
  *	requests.c	group commit: many operations in one Txn
- *	watch.c		watches on names that somebody waits for
+ *	watch.c		watches
  *	link.c		which endpoint, and how it does
  *
  *-------------------------------------------------------------------------
@@ -34,6 +34,7 @@ typedef enum KeyPhase
 } KeyPhase;
 
 typedef struct WorkerName WorkerName;
+typedef struct Watch Watch;
 
 /* A key that must be gone before ours is granted. */
 typedef struct AheadKey
@@ -97,7 +98,7 @@ struct WorkerName
 	/* waiting */
 	bool		waiting;		/* in the list of names with a queued key */
 	dlist_node	waiting_link;
-	struct Watch *watch;
+	Watch	   *watch;
 	int64		watch_retry_at;
 	int64		window_end;		/* 0, or when to look at an idle key */
 };
@@ -124,9 +125,6 @@ extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 					   int64 revision, const uint64 *checks);
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
-extern void name_key_deleted(WorkerName *name, const char *key, size_t key_len,
-							 int64 mod_revision);
-extern void name_watch_ended(WorkerName *name);
 extern void name_free_key(WorkerKey *key);
 extern void name_forget_freed(WorkerName *name);
 extern void name_release(WorkerName *name);
@@ -141,9 +139,19 @@ extern void requests_send(void);
 extern int64 requests_next_time(void);
 
 /* watch.c */
-extern void watch_name(WorkerName *name);
-extern void watch_close(WorkerName *name);
-extern bool watch_is_open(const WorkerName *name);
+typedef struct WatchCallbacks
+{
+	void		(*created) (void *arg); /* acknowledged: it tells from now on */
+	void		(*deleted) (void *arg, const char *key, size_t key_len,
+							int64 mod_revision);
+	void		(*ended) (void *arg);	/* it is no more */
+} WatchCallbacks;
+
+extern Watch *watch_open(const EtcdRange *range, const WatchCallbacks *callbacks,
+						 void *arg);
+extern void watch_close(Watch *watch);
+extern bool watch_is_open(const Watch *watch);
+extern bool watch_is_current(const Watch *watch);
 extern int	watch_count(void);
 
 
