@@ -22,9 +22,11 @@
 #include "postmaster/interrupt.h"
 #include "postmaster/postmaster.h"
 #include "storage/ipc.h"
+#include "storage/fd.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/pidfile.h"
 #include "utils/ps_status.h"
 #include "utils/timestamp.h"
 
@@ -151,18 +153,41 @@ goodbye(int code, Datum arg)
 	pg_atomic_write_u32(&lock_shared->link_up, 0);
 }
 
+/* Is the whole server to end, or only we?  The postmaster has written it down. */
+static bool
+server_is_stopping(void)
+{
+	FILE	   *file = AllocateFile("postmaster.pid", "r");
+	char		line[MAXPGPATH];
+	bool		stopping = true;	/* if in doubt */
+
+	if (file == NULL)
+		return true;
+	for (int i = 1; fgets(line, sizeof(line), file) != NULL; i++)
+	{
+		if (i == LOCK_FILE_LINE_PM_STATUS)
+			stopping = strncmp(line, PM_STATUS_STOPPING,
+							   strlen(PM_STATUS_STOPPING)) == 0;
+	}
+	FreeFile(file);
+	return stopping;
+}
+
 /*
  * A shutdown signals us together with the backends, some of which may be
  * committing under a lock: grant nothing new, keep the lease until no session
  * holds or wants anything, then give it back (rule 22).  When that takes too
  * long, leave the lease to run out: those who hold it know its deadline.
- * The same when only we are to end; then our successor goes on with it.
+ *
+ * When only we are to end, our successor goes on with the lease.
  */
 static void
 stop(int64 *stop_at)
 {
 	int64		now = clock_now();
 
+	if (!worker_stopping && !server_is_stopping())
+		proc_exit(1);
 	if (*stop_at == 0)
 		*stop_at = now + STOP_WAIT;
 	worker_stopping = true;
