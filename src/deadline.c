@@ -70,6 +70,9 @@ deadline_valid(DeadlineShared *deadline, uint64 epoch)
 	if (pg_atomic_read_u64(&deadline->epoch) != epoch)
 		return false;
 
+#ifdef ETCD_LOCK_WEAKEN_DEADLINE	/* test/torture shows that it is missed */
+	return true;
+#endif
 	now = clock_read();
 	return now.boottime < boottime && now.raw < raw;
 }

@@ -61,9 +61,9 @@ get_name(FunctionCallInfo fcinfo, LockName *name)
 	}
 }
 
-/* The argument "wait", microseconds; a negative one means not at all. */
-static int64
-get_wait(const Interval *wait)
+/* The argument "wait"; 0 or less means not at all. */
+static void
+set_wait(LockRequest *request, const Interval *wait)
 {
 	int64		days = (int64) wait->month * DAYS_PER_MONTH + wait->day;
 	int64		result;
@@ -71,7 +71,10 @@ get_wait(const Interval *wait)
 	if (pg_mul_s64_overflow(days, USECS_PER_DAY, &result) ||
 		pg_add_s64_overflow(result, wait->time, &result))
 		result = days < 0 ? 0 : PG_INT64_MAX;
-	return Max(result, 0);
+	if (result > 0)
+		request->wait = result;
+	else
+		request->is_try = true;
 }
 
 static void
@@ -97,7 +100,7 @@ acquire(FunctionCallInfo fcinfo, LockMode mode, bool session, bool is_try)
 	if (session)
 		check_session_lock();
 	if (is_try && PG_NARGS() > used)
-		request.wait = get_wait(PG_GETARG_INTERVAL_P(used));
+		set_wait(&request, PG_GETARG_INTERVAL_P(used));
 	else
 		request.is_try = is_try;
 	return lock_acquire(&name, &request);
@@ -232,7 +235,7 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 	get_name(fcinfo, &name);
 	check_session_lock();
 	if (has_wait)
-		request.wait = get_wait(PG_GETARG_INTERVAL_P(used));
+		set_wait(&request, PG_GETARG_INTERVAL_P(used));
 
 	if (call == NULL || !IsA(call, CallContext) || call->atomic)
 		ereport(ERROR,

@@ -24,10 +24,10 @@
 #define LOCK_TRANCHE	"etcd_lock"
 
 /*
- * How long the answer to "does another server wait for exclusive mode?" is
- * believed when it was yes, in microseconds.  That server may give up.
+ * How long the answer to "does another owner wait for this key?" is believed
+ * when it was yes, in microseconds.  It may give up.
  */
-#define FOREIGN_WRITER_VALID	INT64CONST(1000000)
+#define FOREIGN_WAITER_VALID	INT64CONST(1000000)
 
 LockShared *lock_shared = NULL;
 
@@ -453,7 +453,7 @@ want_key(LockEntry *entry, LockHold *hold)
 	key->window_end = 0;
 	key->window_timer = false;
 	key->checked_until = 0;
-	key->foreign_writer = false;
+	key->foreign_waiter = false;
 	key->checks_asked = 0;
 	key->checks_done = 0;
 	key->has_tick = hold->has_tick;
@@ -574,12 +574,12 @@ lock_key_fail(LockEntry *entry, LockKey *key, const LockFailure *failure)
 
 /* What a look at the queue in etcd has shown about a key that is still there. */
 void
-lock_key_checked(LockEntry *entry, LockKey *key, bool foreign_writer,
+lock_key_checked(LockEntry *entry, LockKey *key, bool foreign_waiter,
 				 uint64 checks_done)
 {
-	key->foreign_writer = foreign_writer;
+	key->foreign_waiter = foreign_waiter;
 	key->checked_until = clock_now() +
-		(foreign_writer ? FOREIGN_WRITER_VALID :
+		(foreign_waiter ? FOREIGN_WAITER_VALID :
 		 (int64) etcd_lock_handoff_window * 1000);
 	key->checks_done = Max(key->checks_done, checks_done);
 	lock_entry_wake(entry);
@@ -597,7 +597,7 @@ lock_entry_in_use(const LockEntry *entry)
 bool
 lock_entry_remove_if_idle(LockEntry *entry)
 {
-	if (entry->in_work || lock_entry_in_use(entry))
+	if (entry->in_work || entry->worker_name != NULL || lock_entry_in_use(entry))
 		return false;
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
@@ -905,7 +905,7 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 /*
  * May a sharer join those who hold this key?  Within the window, yes; when a
  * session here waits for exclusive mode while it shares, too, as it waits for
- * the joiner (rule 8); else only if no other server waits for exclusive mode.
+ * the joiner (rule 8); else only if no other owner waits for the key.
  */
 static LockAskResult
 join(LockEntry *entry, LockHold *hold, LockKey *key)
@@ -920,7 +920,7 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 
 	if (now < key->checked_until)
 	{
-		if (!key->foreign_writer)
+		if (!key->foreign_waiter)
 			return grant(entry, hold, key);
 		if (!key_has_holders(entry, key))
 		{

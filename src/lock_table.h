@@ -93,7 +93,7 @@ typedef struct LockKey
 	 * checked_until is a time on clock_now().
 	 */
 	int64		checked_until;
-	bool		foreign_writer; /* another server waits for exclusive mode */
+	bool		foreign_waiter; /* another owner waits for this key */
 
 	/*
 	 * Sessions that want to know whether the key is still in etcd draw a
@@ -126,7 +126,8 @@ typedef struct LockEntry
 
 	bool		in_work;		/* the worker has yet to look at it */
 	dlist_node	work_link;		/* work_mutex */
-	void	   *worker_name;	/* the worker's own data for this name */
+	void	   *worker_name;	/* the worker's own data for this name; the entry
+								 * stays as long as it has some */
 } LockEntry;
 
 typedef enum LockHoldState
@@ -292,6 +293,13 @@ extern LockEntry *lock_table_next_work(void);	/* with its lock held */
 extern void lock_table_push_work(LockEntry *entry);
 extern void lock_table_wake_worker(void);
 
+/* What sessions had asked to be checked when the worker looked. */
+typedef struct LockChecks
+{
+	uint64		number[LOCK_KEYS_PER_NAME];
+	uint64		asked[LOCK_KEYS_PER_NAME];
+} LockChecks;
+
 /* With the entry's lock held. */
 extern int	lock_entry_slot(const LockEntry *entry, uint64 number);
 extern bool lock_key_needed(const LockEntry *entry, const LockKey *key);
@@ -304,7 +312,7 @@ extern void lock_key_lost(LockEntry *entry, LockKey *key);
 extern void lock_key_fail(LockEntry *entry, LockKey *key,
 						  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,
-							 bool foreign_writer, uint64 checks_done);
+							 bool foreign_waiter, uint64 checks_done);
 extern void lock_entry_wake(LockEntry *entry);
 extern void lock_table_start_work(void);
 extern bool lock_entry_in_use(const LockEntry *entry);

@@ -315,6 +315,7 @@ take_key(WorkerName *name, int slot)
 			{
 				key = make_key(name, slot);
 				key->sent = true;
+				number_entry(key->number, HASH_FIND)->held_since = clock_now();
 				requests_range(name);
 			}
 			if (shared->checks_asked > shared->checks_done)
@@ -535,12 +536,11 @@ delete_ghosts(WorkerName *name, const QueueView *view)
 }
 
 /*
- * The name's queue at this revision, read linearizably.  checks has, for each
- * slot, what had been asked to be checked when the request was sent.
+ * The name's queue at this revision, read linearizably.
  */
 void
 name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
-		   const uint64 *checks)
+		   const LockChecks *checks)
 {
 	LWLock	   *lock = lock_name(name);
 	QueueView	view;
@@ -593,8 +593,9 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 			judge_queued(key, &view, watched);
 		else
 			lock_key_checked(name->entry, shared,
-							 queue_foreign_writer_behind(&view, own->create_revision),
-							 checks[i]);
+							 queue_somebody_waits(&view, key->mode == LOCK_EXCLUSIVE,
+												  own->create_revision),
+							 checks->number[i] == key->number ? checks->asked[i] : 0);
 	}
 	delete_ghosts(name, &view);
 	LWLockRelease(lock);

@@ -140,15 +140,16 @@ queue_is_free(const QueueView *view, bool exclusive)
 }
 
 bool
-queue_foreign_writer_behind(const QueueView *view, int64_t create_revision)
+queue_somebody_waits(const QueueView *view, bool exclusive,
+					 int64_t create_revision)
 {
 	for (int i = 0; i < view->nkeys; i++)
 	{
 		const QueueKey *key = &view->keys[i];
 
+		/* Conflicts are symmetric: who would make us wait waits for us. */
 		if (key->create_revision > create_revision &&
-			queue_key_kind(view, key->key, key->key_len) != QUEUE_KEY_READ &&
-			foreign_conflict(view, true, key))
+			foreign_conflict(view, exclusive, key))
 			return true;
 	}
 	return false;

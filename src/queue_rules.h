@@ -74,8 +74,8 @@ extern QueueVerdict queue_judge(const QueueView *view, bool exclusive,
 /* Would a new key, put at the back, have to wait? */
 extern bool queue_is_free(const QueueView *view, bool exclusive);
 
-/* Does another owner wait for exclusive mode behind this create_revision? */
-extern bool queue_foreign_writer_behind(const QueueView *view,
-										int64_t create_revision);
+/* Does another owner wait for our key in the given mode at this revision? */
+extern bool queue_somebody_waits(const QueueView *view, bool exclusive,
+								 int64_t create_revision);
 
 #endif							/* QUEUE_RULES_H */

@@ -64,7 +64,7 @@ typedef struct Item
 	char	   *stray;
 	int			result;			/* index of its first answer if all goes well */
 	int			else_result;	/* if a compare fails; -1: none */
-	uint64		checks[LOCK_KEYS_PER_NAME]; /* RANGE: asked when it was sent */
+	LockChecks	checks;			/* RANGE */
 } Item;
 
 typedef struct Batch
@@ -445,11 +445,14 @@ add_range(Building *b, WorkerName *name)
 	Item	   *item = add_item(b, ITEM_RANGE, name, NULL);
 
 	/*
-	 * A single byte too early is no harm: who asks after this is served by the
-	 * next look.
+	 * Read without the lock: who asks just now pushes the name into the work
+	 * list, and is served by the next look.
 	 */
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-		item->checks[i] = name->entry->keys[i].checks_asked;
+	{
+		item->checks.number[i] = pg_atomic_read_u64(&name->entry->keys[i].number);
+		item->checks.asked[i] = name->entry->keys[i].checks_asked;
+	}
 	name->range_queued = false;
 	name->range_in_flight = true;
 	name->range_again = false;
@@ -731,7 +734,7 @@ item_done(Item *item, const EtcdTxnResult *txn)
 		case ITEM_RANGE:
 			if (item->name->entry != NULL)
 				name_judge(item->name, &txn->results[first],
-							 txn->header.revision, item->checks);
+							 txn->header.revision, &item->checks);
 			break;
 	}
 }

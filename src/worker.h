@@ -122,7 +122,7 @@ extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
 extern void name_view(const WorkerName *name, const EtcdOpResult *range,
 					  QueueView *view);
 extern void name_judge(WorkerName *name, const EtcdOpResult *range,
-					   int64 revision, const uint64 *checks);
+					   int64 revision, const LockChecks *checks);
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
 extern void name_free_key(WorkerKey *key);
