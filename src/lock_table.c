@@ -938,9 +938,15 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 		return LOCK_ASK_DRAIN;
 	}
 
-	if (key->checks_asked == key->checks_done)
+	/* With a short window a look may be too old for others, but not for us. */
+	if (hold->check_key == key_number(key) && key->checks_done >= hold->check &&
+		!key->foreign_waiter)
+		return grant(entry, hold, key);
+
+	if (hold->check_key != key_number(key) || key->checks_done >= hold->check)
 	{
-		key->checks_asked++;
+		hold->check_key = key_number(key);
+		hold->check = ++key->checks_asked;
 		lock_table_push_work(entry);
 	}
 	return wait_as_asker(hold);

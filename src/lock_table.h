@@ -172,6 +172,10 @@ typedef struct LockHold
 	int			session_count;	/* how often, for etcd_locks */
 	int			xact_count;
 
+	/* a look at the queue that was asked for, to join those who share */
+	uint64		check_key;		/* number of the key */
+	uint64		check;			/* see LockKey.checks_asked */
+
 	/* HOLDING */
 	uint64		key_number;		/* the key that it rides on; 0: lost */
 	uint64		epoch;

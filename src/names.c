@@ -663,15 +663,18 @@ static void
 name_unwatched(WorkerName *name)
 {
 	name->watch = NULL;
-	name->watch_retry_at = clock_now() + WATCH_PAUSE;
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 		name->keys[i].ahead_known = false;
 }
 
+/* Not by us: do not open it again at once. */
 static void
 name_watch_ended(void *arg)
 {
-	name_unwatched(arg);
+	WorkerName *name = arg;
+
+	name_unwatched(name);
+	name->watch_retry_at = clock_now() + WATCH_PAUSE;
 }
 
 static void

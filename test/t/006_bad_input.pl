@@ -296,7 +296,8 @@ $here->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 	$session->quit;
 }
 
-# Without shared_preload_libraries every function says what is missing.
+# Without shared_preload_libraries every function says what is missing, but for
+# etcd_lock_fence(), which needs nothing but its table.
 my $plain = new_server('plain', preload => 0);
 $plain->start;
 $plain->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
@@ -313,6 +314,7 @@ SELECT p.prokind, p.proname, array_to_string(ARRAY(
          SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY
                 AS u(t, n) ORDER BY n), ',')
   FROM pg_proc p
+  JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'c'
   JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
   JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'etcd_lock'
  WHERE d.deptype = 'e'
