@@ -1,0 +1,210 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_queue.c
+ *	  Unit test of queue_rules.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "queue_rules.h"
+#include "tap.h"
+
+#define NAME	"/jobs/report"
+#define OWNER	"77-"
+#define MAX_KEYS 16
+
+/* The queue that is judged. */
+static QueueKey keys[MAX_KEYS];
+
+static QueueView
+view(int n)
+{
+	QueueView	result = {NAME, strlen(NAME), OWNER, strlen(OWNER), keys, n};
+
+	return result;
+}
+
+static void
+key(int i, int64_t revision, const char *name)
+{
+	keys[i].key = name;
+	keys[i].key_len = strlen(name);
+	keys[i].create_revision = revision;
+}
+
+static QueueKeyKind
+kind(const char *name)
+{
+	QueueView	v = view(0);
+
+	return queue_key_kind(&v, name, strlen(name));
+}
+
+static bool
+own(const char *name)
+{
+	QueueView	v = view(0);
+
+	return queue_key_is_own(&v, name, strlen(name));
+}
+
+static QueueVerdict
+judge(int n, bool exclusive, int64_t revision, int64_t own_read)
+{
+	QueueView	v = view(n);
+
+	return queue_judge(&v, exclusive, revision, own_read, NULL, NULL);
+}
+
+static void
+test_kinds(void)
+{
+	is_int(kind(NAME "/1a2b"), QUEUE_KEY_PLAIN, "a mutex of Go's");
+	is_int(kind(NAME "/read/77-1"), QUEUE_KEY_READ, "a read key");
+	is_int(kind(NAME "/write/77-1"), QUEUE_KEY_WRITE, "a write key");
+	is_int(kind(NAME "/read"), QUEUE_KEY_PLAIN, "\"read\" as a last part");
+	is_int(kind(NAME "/reader"), QUEUE_KEY_PLAIN, "what only begins with it");
+	is_int(kind(NAME "/read/"), QUEUE_KEY_OTHER, "a read key without a last part");
+	is_int(kind(NAME "/"), QUEUE_KEY_OTHER, "no last part at all");
+	is_int(kind(NAME), QUEUE_KEY_OTHER, "the name itself");
+	is_int(kind(NAME "s/1"), QUEUE_KEY_OTHER, "a name that begins with ours");
+	is_int(kind(NAME "/daily/1"), QUEUE_KEY_OTHER, "a plain key of a deeper name");
+	is_int(kind(NAME "/daily/write/1"), QUEUE_KEY_OTHER, "a write key of a deeper name");
+	is_int(kind(NAME "/write/a/b"), QUEUE_KEY_OTHER, "a deeper name in write/");
+	is_int(kind("/jobs/1"), QUEUE_KEY_OTHER, "a key of the name above");
+	is_int(kind(""), QUEUE_KEY_OTHER, "an empty key");
+
+	ok(own(NAME "/write/77-1"), "our write key");
+	ok(own(NAME "/read/77-000000000001"), "our read key");
+	ok(!own(NAME "/write/771-1"), "a lease that begins like ours");
+	ok(!own(NAME "/write/7-1"), "a lease that ours begins with");
+	ok(!own(NAME "/77-1"), "we put no plain keys");
+	ok(!own(NAME "/daily/write/77-1"), "our key of a deeper name");
+}
+
+/* Who conflicts with whom, one foreign key ahead. */
+static void
+test_conflicts(void)
+{
+	static const struct
+	{
+		const char *key;
+		bool		blocks_exclusive;
+		bool		blocks_shared;
+	}			cases[] = {
+		{NAME "/write/9-1", true, true},
+		{NAME "/read/9-1", true, false},
+		{NAME "/9a", true, true},
+		{NAME "/deeper/9a", false, false},
+		{NAME "/write/77-1", false, false},
+		{NAME "/read/77-1", false, false},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		key(0, 5, cases[i].key);
+		ok((judge(1, true, 6, 0) == QUEUE_WAIT) == cases[i].blocks_exclusive,
+		   "exclusive behind %s", cases[i].key);
+		ok((judge(1, false, 6, 0) == QUEUE_WAIT) == cases[i].blocks_shared,
+		   "shared behind %s", cases[i].key);
+		ok(judge(1, true, 4, 0) == QUEUE_GRANTED, "exclusive before %s",
+		   cases[i].key);
+		ok(judge(1, false, 4, 0) == QUEUE_GRANTED, "shared before %s",
+		   cases[i].key);
+	}
+	ok(judge(0, true, 1, 0) == QUEUE_GRANTED, "nobody there");
+	key(0, 5, NAME "/write/77-1");
+	ok(judge(1, true, 5, 0) == QUEUE_GRANTED, "a key does not wait for itself");
+}
+
+/* The set of those ahead, whatever the order of the answer. */
+static void
+test_ahead(void)
+{
+	QueueView	v;
+	int			ahead[MAX_KEYS];
+	int			n = -1;
+
+	key(0, 9, NAME "/9a");
+	key(1, 3, NAME "/read/8-1");
+	key(2, 7, NAME "/write/77-2");
+	key(3, 5, NAME "/write/9-1");
+	key(4, 4, NAME "/deep/write/9-1");
+	v = view(5);
+	is_int(queue_judge(&v, true, 7, 0, ahead, &n), QUEUE_WAIT, "two are ahead");
+	is_int(n, 2, "so many");
+	is_int(ahead[0], 1, "the reader");
+	is_int(ahead[1], 3, "the writer");
+
+	is_int(queue_judge(&v, false, 7, 0, ahead, &n), QUEUE_WAIT,
+		   "a sharer waits for the writer");
+	is_int(n, 1, "alone");
+	is_int(ahead[0], 3, "which it is");
+
+	is_int(queue_judge(&v, true, 2, 0, ahead, &n), QUEUE_GRANTED, "the first one");
+	is_int(n, 0, "has nobody ahead");
+}
+
+/* Own read key, foreign writer, own write key: nobody could move. */
+static void
+test_deadlock(void)
+{
+	key(0, 3, NAME "/read/77-1");
+	key(1, 5, NAME "/write/9-1");
+	key(2, 7, NAME "/write/77-2");
+	is_int(judge(3, true, 7, 3), QUEUE_DEADLOCK, "an upgrade behind a writer");
+	is_int(judge(3, true, 7, 0), QUEUE_WAIT, "none when nobody needs the read key");
+	is_int(judge(3, true, 4, 3), QUEUE_GRANTED, "none when we came first");
+	is_int(judge(3, false, 7, 3), QUEUE_WAIT, "none for a sharer");
+
+	key(1, 5, NAME "/9a");
+	is_int(judge(3, true, 7, 3), QUEUE_DEADLOCK, "a mutex of Go's waits for us too");
+	key(1, 5, NAME "/read/9-1");
+	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "a reader does not wait for us");
+	key(1, 5, NAME "/deeper/9a");
+	is_int(judge(3, true, 7, 3), QUEUE_GRANTED, "a deeper name is not in it");
+	key(1, 2, NAME "/read/9-1");
+	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "a reader that came before is waited for");
+
+	/* a waiting writer anywhere between, with readers around it */
+	key(0, 2, NAME "/read/8-1");
+	key(1, 3, NAME "/read/77-1");
+	key(2, 4, NAME "/read/9-1");
+	key(3, 5, NAME "/write/9-2");
+	key(4, 6, NAME "/read/8-2");
+	is_int(judge(5, true, 7, 3), QUEUE_DEADLOCK, "a writer among readers");
+}
+
+static void
+test_others(void)
+{
+	QueueView	v;
+
+	key(0, 5, NAME "/read/9-1");
+	v = view(1);
+	ok(!queue_is_free(&v, true), "a reader refuses a writer");
+	ok(queue_is_free(&v, false), "but not a reader");
+	ok(queue_somebody_waits(&v, true, 4), "a reader waits for our write key");
+	ok(!queue_somebody_waits(&v, false, 4), "but not for our read key");
+	ok(!queue_somebody_waits(&v, true, 6), "one ahead does not wait for us");
+
+	key(0, 5, NAME "/write/9-1");
+	ok(!queue_is_free(&v, false), "a writer refuses a reader");
+	ok(queue_somebody_waits(&v, false, 4), "a writer waits for our read key");
+	key(0, 5, NAME "/write/77-1");
+	ok(queue_is_free(&v, true), "an own leftover refuses nobody");
+	ok(!queue_somebody_waits(&v, true, 4), "and waits for nobody");
+	key(0, 5, NAME "/deeper/write/9-1");
+	ok(queue_is_free(&v, true), "a deeper name refuses nobody");
+	ok(!queue_somebody_waits(&v, true, 4), "and waits for nobody");
+}
+
+int
+main(void)
+{
+	test_kinds();
+	test_conflicts();
+	test_ahead();
+	test_deadlock();
+	test_others();
+	return done_testing();
+}
