@@ -165,6 +165,9 @@ test_deadlock(void)
 	key(1, 2, NAME "/read/9-1");
 	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "a reader that came before is waited for");
 
+	key(1, 2, NAME "/write/9-1");
+	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "so is a writer");
+
 	/* a waiting writer anywhere between, with readers around it */
 	key(0, 2, NAME "/read/8-1");
 	key(1, 3, NAME "/read/77-1");

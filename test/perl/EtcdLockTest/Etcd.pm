@@ -28,7 +28,7 @@ my @all;
 =item EtcdLockTest::Etcd->new(%options)
 
 An etcd with a data directory of its own, started and healthy.  Options: args
-(list of further arguments).
+(list of further arguments); start (default 1).
 
 =cut
 
@@ -50,7 +50,7 @@ sub new
 	}, $class;
 
 	push @all, $self;
-	$self->start;
+	$self->start if $options{start} // 1;
 	return $self;
 }
 
@@ -77,6 +77,15 @@ Start it on its data directory and wait until it is healthy.
 sub start
 {
 	my ($self) = @_;
+	$self->launch;
+	$self->wait_healthy;
+	return;
+}
+
+# Start it, and do not wait.
+sub launch
+{
+	my ($self) = @_;
 	my $clients = join ',', @{ $self->{urls} };
 
 	my $pid = fork // die "could not fork: $!";
@@ -93,18 +102,28 @@ sub start
 			  '--listen-client-urls', $clients,
 			  '--advertise-client-urls', $clients,
 			  '--listen-peer-urls', $self->{peer},
-			  '--initial-advertise-peer-urls', $self->{peer},
-			  '--initial-cluster', "$self->{name}=$self->{peer}",
+			  '--initial-advertise-peer-urls', $self->peer_url,
+			  '--initial-cluster', $self->{cluster} // $self->as_member,
 			  @{ $self->{args} };
 		}
 		POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
+	return;
+}
 
+# The URL by which other members reach it, and how it is named to them.
+sub peer_url { my ($self) = @_; return $self->{advertised_peer} // $self->{peer} }
+sub as_member { my ($self) = @_; return "$self->{name}=" . $self->peer_url }
+
+sub wait_healthy
+{
+	my ($self) = @_;
 	my $until = time + $PostgreSQL::Test::Utils::timeout_default;
+
 	until ($self->healthy)
 	{
-		if (waitpid($pid, WNOHANG) == $pid)
+		if (waitpid($self->{pid}, WNOHANG) == $self->{pid})
 		{
 			delete $self->{pid};
 			die "$self->{binary} did not start, see $self->{log}";
