@@ -78,6 +78,13 @@ static uint64 current_id;
 static char current_key[ETCD_LOCK_MAX_KEY + 1];
 static int64 current_revision;
 
+/* Is the answer about the request that is under way now? */
+static bool
+is_current(void *arg)
+{
+	return (uint64) (uintptr_t) arg == current_id;
+}
+
 static void
 finish(bool broken, int sqlerrcode, const char *error)
 {
@@ -115,7 +122,7 @@ delete_done(void *arg, const EtcdAnswer *answer)
 	decoded = answer->delivered &&
 		etcd_decode_txn(answer->body, answer->len, answer->http_status,
 						&result, &error);
-	if (answered(answer, decoded, &error))
+	if (is_current(arg) && answered(answer, decoded, &error))
 		finish(result.succeeded, 0, NULL);
 	if (decoded)
 		etcd_txn_result_free(&result);
@@ -127,7 +134,8 @@ send(const char *path, char *body, void (*done) (void *, const EtcdAnswer *))
 	EtcdCallbacks callbacks = {NULL, done};
 
 	if (body == NULL ||
-		link_call(path, body, etcd_lock_request_timeout, &callbacks, NULL) == NULL)
+		link_call(path, body, etcd_lock_request_timeout, &callbacks,
+				  (void *) (uintptr_t) current_id) == NULL)
 		finish(false, ERRCODE_CONNECTION_FAILURE, "could not send the request");
 }
 
@@ -159,8 +167,12 @@ range_done(void *arg, const EtcdAnswer *answer)
 	decoded = answer->delivered &&
 		etcd_decode_range(answer->body, answer->len, answer->http_status,
 						  &result, &error);
-	if (!answered(answer, decoded, &error))
+	if (!is_current(arg) || !answered(answer, decoded, &error))
+	{
+		if (decoded)
+			etcd_range_result_free(&result);
 		return;
+	}
 	for (int i = 0; i < result.range.nkvs && !found; i++)
 	{
 		const EtcdKeyValue *kv = &result.range.kvs[i];

@@ -18,7 +18,7 @@
 #include "miscadmin.h"
 
 static bool registered = false;
-static LocalTransactionId armed_for = InvalidLocalTransactionId;
+static LocalTransactionId notified_in = InvalidLocalTransactionId;
 
 static char *
 user_name_of(const LocalHold *local)
@@ -39,10 +39,13 @@ has_xact_count(const LocalHold *local)
 }
 
 static void
-refuse_commit(const LocalHold *local, const char *detail)
+refuse_commit(const LocalHold *local, LockCheck check, const char *detail)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_ETCD_LOCK_COMMIT_REFUSED),
+			 check == LOCK_CHECK_UNKNOWN ?
+			 errmsg("transaction was not committed because etcd lock \"%s\" could not be checked",
+					user_name_of(local)) :
 			 errmsg("transaction was not committed because etcd lock \"%s\" was lost",
 					user_name_of(local)),
 			 errdetail_internal("%s", detail),
@@ -60,6 +63,7 @@ static void
 guard_hold(LocalHold *local, void *arg)
 {
 	bool		changes = *(bool *) arg;
+	LockCheck	check = LOCK_CHECK_LOST;
 
 	if (local->hold == NULL || local->nowners == 0 ||
 		!lock_session_has_tag(local))
@@ -67,26 +71,34 @@ guard_hold(LocalHold *local, void *arg)
 
 	if (lock_table_hold_valid(local->hold))
 	{
-		if (etcd_lock_commit_guard < COMMIT_GUARD_ETCD || lock_check(local))
-			return;
+		check = LOCK_CHECK_HELD;
+		if (etcd_lock_commit_guard == COMMIT_GUARD_ETCD)
+			check = lock_check(local);
 	}
+	if (check == LOCK_CHECK_HELD)
+		return;
 
 	if (has_xact_count(local) || changes)
-		refuse_commit(local,
+		refuse_commit(local, check,
+					  check == LOCK_CHECK_UNKNOWN ?
+					  _("Etcd did not answer, so nobody knows whether it is still held.") :
 					  local->hold->lost ?
 					  _("Its key was deleted from etcd.") :
 					  _("The lease of this server ran out or was revoked; another server may have the lock."));
-	else
+	else if (!local->warned)
+	{
+		local->warned = true;
 		ereport(WARNING,
 				(errcode(ERRCODE_ETCD_LOCK_LOST),
 				 errmsg("etcd lock \"%s\" of this session was lost",
 						user_name_of(local)),
 				 errhint("Release it with etcd_unlock().")));
+	}
 }
 
 /*
  * After the commit: too late to refuse, but not to tell.  Nothing may throw
- * here, so there is nothing in it that allocates for long or looks things up.
+ * here: the name is made such that it needs no conversion.
  */
 static void
 warn_late(LocalHold *local, void *arg)
@@ -97,7 +109,7 @@ warn_late(LocalHold *local, void *arg)
 	ereport(WARNING,
 			(errcode(ERRCODE_ETCD_LOCK_LOST),
 			 errmsg("etcd lock \"%s\" was lost while the transaction committed",
-					local->name.key),
+					user_name_of(local)),
 			 errdetail("Its token was " INT64_FORMAT ".", local->token)));
 }
 
@@ -132,7 +144,8 @@ xact_callback(XactEvent event, void *arg)
 
 	if (!lock_session_holds_any())
 		return;
-	changes = TransactionIdIsValid(GetTopTransactionIdIfAny());
+	changes = TransactionIdIsValid(GetTopTransactionIdIfAny()) ||
+		notified_in == compat_my_lxid();
 	switch (event)
 	{
 		case XACT_EVENT_PRE_PREPARE:
@@ -143,6 +156,7 @@ xact_callback(XactEvent event, void *arg)
 			guard(changes);
 			break;
 		case XACT_EVENT_COMMIT:
+			lock_session_flush_commits();
 			if (changes && etcd_lock_commit_guard != COMMIT_GUARD_OFF)
 				lock_session_foreach(warn_late, NULL);
 			break;
@@ -164,19 +178,24 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 
 /*
  * Callbacks run newest first.  Another module's may do what cannot be undone,
- * as postgres_fdw's commits remotely; ours must come before, so it is
- * registered again in each transaction that acquires a lock (rule 23).
+ * as postgres_fdw's commits remotely, and it may register at any statement; so
+ * ours is put in front again after each statement of a session that holds a
+ * lock, and when it acquires one (rule 23).  Not to be called by a callback.
  */
 void
-commit_guard_arm(void)
+commit_guard_to_front(void)
 {
-	if (armed_for == compat_my_lxid())
-		return;
 	if (registered)
 		UnregisterXactCallback(xact_callback, NULL);
 	else
 		RegisterSubXactCallback(subxact_callback, NULL);
 	RegisterXactCallback(xact_callback, NULL);
 	registered = true;
-	armed_for = compat_my_lxid();
+}
+
+/* NOTIFY changes something, though it has no transaction id before it commits. */
+void
+commit_guard_note_notify(void)
+{
+	notified_in = compat_my_lxid();
 }

@@ -10,8 +10,11 @@
 
 #include "etcd_lock.h"
 
-/* This transaction acquires a lock. */
-extern void commit_guard_arm(void);
+/* Let the guard run before other modules' callbacks. */
+extern void commit_guard_to_front(void);
+
+/* This transaction sends a notification. */
+extern void commit_guard_note_notify(void);
 
 /* Refuse what is about to be committed if any lock was lost. */
 extern void commit_guard_check_all(void);

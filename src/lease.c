@@ -39,6 +39,8 @@
 #define BASE_BITS		39
 
 #define RETRY_PAUSE		INT64CONST(100000)	/* microseconds */
+#define REFUSED_PAUSE	INT64CONST(1000000)
+#define REPEAT_LOG		INT64CONST(60000000)
 
 typedef enum LeaseState
 {
@@ -64,7 +66,7 @@ static bool revoked = false;
 static int64 *stale = NULL;
 static int	nstale = 0;
 
-static char *sentinel_key = NULL;
+static bool hurry = false;		/* the next keepalive is due at once */
 static Watch *sentinel_watch = NULL;
 static int64 watch_not_before = 0;
 
@@ -238,15 +240,25 @@ still_current(void *arg)
 	return (uint64) (uintptr_t) arg == deadline_epoch(&lock_shared->deadline);
 }
 
+/* Etcd has refused something: say so, but not again and again. */
 static void
 report(const char *what, const EtcdError *error)
 {
-	ereport(LOG,
-			(errcode(ERRCODE_CONNECTION_EXCEPTION),
-			 errmsg("etcd_lock: could not %s: %s", what, error->message)));
+	static char last[ETCD_MESSAGE_SIZE];
+	static int64 last_at = 0;
+
+	if (strcmp(last, error->message) != 0 || clock_now() - last_at > REPEAT_LOG)
+	{
+		strlcpy(last, error->message, sizeof(last));
+		last_at = clock_now();
+		ereport(LOG,
+				(errcode(ERRCODE_CONNECTION_EXCEPTION),
+				 errmsg("etcd_lock: could not %s: %s", what, error->message)));
+	}
+	link_note_error(error->message);
 	if (error->code == ETCD_BAD_ANSWER)
 		link_bad_answer(error->message);
-	retry_later();
+	next_time = clock_now() + REFUSED_PAUSE;
 }
 
 /* ---- what went before ---- */
@@ -263,12 +275,17 @@ revoke_done(void *arg, const EtcdAnswer *answer)
 		revoked = true;
 		return;
 	}
-	if (answer->delivered &&
-		(etcd_decode_header(answer->body, answer->len, answer->http_status,
-							&header, &error) || error.code == ETCD_NOT_FOUND))
+	if (!answer->delivered)
+		retry_later();
+	else if (etcd_decode_header(answer->body, answer->len, answer->http_status,
+								&header, &error) || error.code == ETCD_NOT_FOUND)
 		nstale--;
 	else
-		retry_later();
+	{
+		report("revoke an old lease", &error);
+		if (error.code != ETCD_BAD_ANSWER && error.code != ETCD_UNAVAILABLE)
+			nstale--;			/* it will run out by itself */
+	}
 }
 
 static void
@@ -316,7 +333,7 @@ sentinel_done(void *arg, const EtcdAnswer *answer)
 	EtcdError	error;
 	int64		revision = 0;
 
-	if (!still_current(arg))
+	if (!still_current(arg) || state != LEASE_GRANTED)
 		return;
 	if (!answer->delivered)
 	{
@@ -341,8 +358,13 @@ sentinel_done(void *arg, const EtcdAnswer *answer)
 
 	if (revision != 0)
 	{
+		/*
+		 * From here on this etcd's revisions count, be it one that was
+		 * restored from a backup.
+		 */
+		lock_shared->cluster_id = result.header.cluster_id;
+		lock_shared->highest_revision = result.header.revision;
 		lock_shared->sentinel_revision = revision;
-		lease_saw_header(&result.header);
 		deadline_extend(&lock_shared->deadline, sent, ttl - margin());
 		pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
 		state = LEASE_ALIVE;
@@ -367,14 +389,10 @@ put_sentinel(void)
 	EtcdTxn		txn = {&compare, 1, &put, 1, &range, 1};
 	char	   *value = worker_describe(NULL, MyProcPid, GetCurrentTimestamp());
 
-	if (sentinel_key != NULL)
-		pfree(sentinel_key);
-	sentinel_key = MemoryContextStrdup(TopMemoryContext,
-									   psprintf("%s%sserver/%s",
-												etcd_lock_namespace,
-												ETCD_LOCK_RESERVED, lease_hex()));
-	put.range.key = sentinel_key;
-	put.range.key_len = strlen(sentinel_key);
+	snprintf(lock_shared->sentinel_key, sizeof(lock_shared->sentinel_key),
+			 "%s%sserver/%s", etcd_lock_namespace, ETCD_LOCK_RESERVED, lease_hex());
+	put.range.key = lock_shared->sentinel_key;
+	put.range.key_len = strlen(lock_shared->sentinel_key);
 	put.value = value;
 	put.value_len = strlen(value);
 	put.lease = lease_id();
@@ -435,7 +453,7 @@ keys_done(void *arg, const EtcdAnswer *answer)
 
 	if (!still_current(arg))
 		return;
-	next_time = sent.boottime + keepalive_interval();
+	next_time = hurry ? 0 : sent.boottime + keepalive_interval();
 	if (!answer->delivered)
 		return;
 	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
@@ -446,7 +464,9 @@ keys_done(void *arg, const EtcdAnswer *answer)
 		return;
 	}
 	if (result.ttl > 0)
-		names_compare_keys(&result, listed_at, sentinel_key);
+		names_compare_keys(&result, listed_at, lock_shared->sentinel_key);
+	else
+		next_time = 0;
 	etcd_lease_result_free(&result);
 }
 
@@ -489,7 +509,7 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 			 result.range.kvs[0].create_revision != lock_shared->sentinel_revision)
 		lease_gone("this server's key was deleted from etcd");
 	else if (result.header.raft_term != raft_term)
-		next_time = 0;			/* a change of leaders: ask again */
+		retry_later();			/* a change of leaders: ask again */
 	else
 	{
 		deadline_extend(&lock_shared->deadline, sent, ttl - margin());
@@ -503,8 +523,8 @@ read_sentinel(void)
 {
 	EtcdOp		op = {.type = ETCD_OP_RANGE, .keys_only = true};
 
-	op.range.key = sentinel_key;
-	op.range.key_len = strlen(sentinel_key);
+	op.range.key = lock_shared->sentinel_key;
+	op.range.key_len = strlen(lock_shared->sentinel_key);
 	floor_revision = lock_shared->highest_revision;
 	call(ETCD_PATH_RANGE, etcd_encode_range(&op), keepalive_timeout(),
 		 sentinel_read);
@@ -546,6 +566,7 @@ keepalive_done(void *arg, const EtcdAnswer *answer)
 static void
 send_keepalive(void)
 {
+	hurry = false;
 	sent = clock_read();
 	call(ETCD_PATH_LEASE_KEEPALIVE, etcd_encode_lease_id(lease_id()),
 		 keepalive_timeout(), keepalive_done);
@@ -563,7 +584,10 @@ static void
 sentinel_deleted(void *arg, const char *key, size_t key_len, int64 mod_revision)
 {
 	if (state == LEASE_ALIVE && mod_revision > lock_shared->sentinel_revision)
+	{
+		hurry = true;
 		next_time = 0;
+	}
 }
 
 static void
@@ -594,8 +618,8 @@ watch_sentinel(void)
 	if (sentinel_watch != NULL || state != LEASE_ALIVE ||
 		clock_now() < watch_not_before || !link_ready())
 		return;
-	range.key = sentinel_key;
-	range.key_len = strlen(sentinel_key);
+	range.key = lock_shared->sentinel_key;
+	range.key_len = strlen(lock_shared->sentinel_key);
 	sentinel_watch = watch_open(&range, &callbacks, NULL);
 }
 
@@ -609,13 +633,8 @@ void
 lease_start(void)
 {
 	ttl = (int64) etcd_lock_lease_ttl * 1000000;
-	if (pg_atomic_read_u64(&lock_shared->lease) != (uint64) lease_id())
-		return;
-	sentinel_key = MemoryContextStrdup(TopMemoryContext,
-									   psprintf("%s%sserver/%s",
-												etcd_lock_namespace,
-												ETCD_LOCK_RESERVED, lease_hex()));
-	state = LEASE_ALIVE;
+	if (pg_atomic_read_u64(&lock_shared->lease) == (uint64) lease_id())
+		state = LEASE_ALIVE;
 }
 
 void

@@ -31,13 +31,17 @@ static int64 not_before = 0;	/* clock_now() */
 static bool up = false;
 static bool said_down = false;
 
+static uint64 answering = 0;	/* generation of the request whose answer is
+								 * being looked at */
+
 /* One request, and what its sender wants to hear. */
-typedef struct LinkCall
+struct LinkCall
 {
+	EtcdRequest *request;
 	EtcdCallbacks callbacks;
 	void	   *arg;
 	uint64		generation;
-} LinkCall;
+};
 
 static void
 publish(const char *error)
@@ -192,11 +196,21 @@ failed(uint64 of_generation, const char *error)
 	}
 }
 
-/* The current endpoint sends what etcd would not send. */
+/*
+ * The answer that is being looked at is not one that etcd would send, or says
+ * that this member cannot serve.  Called by "done" callbacks.
+ */
 void
 link_bad_answer(const char *error)
 {
-	failed(generation, error);
+	failed(answering, error);
+}
+
+/* For people to see; the link as such is well. */
+void
+link_note_error(const char *error)
+{
+	publish(error);
 }
 
 static void
@@ -237,33 +251,42 @@ call_done(void *arg, const EtcdAnswer *answer)
 				  error.code == ETCD_DEADLINE_EXCEEDED))
 			failed(copy.generation, error.message);
 	}
+	answering = copy.generation;
 	copy.callbacks.done(copy.arg, answer);
 }
 
 /*
- * Send a request to the current endpoint, whose body is taken over.  NULL when
- * it could not be sent; then nothing will be called.
+ * Send a request to the current endpoint; its body is taken over.  NULL when it
+ * could not be sent; then nothing will be called.
  */
-EtcdRequest *
+LinkCall *
 link_call(const char *path, char *body, long timeout_ms,
 		  const EtcdCallbacks *callbacks, void *arg)
 {
 	static const EtcdCallbacks unary = {NULL, call_done};
 	static const EtcdCallbacks streaming = {call_data, call_done};
 	LinkCall   *call = MemoryContextAlloc(TopMemoryContext, sizeof(LinkCall));
-	EtcdRequest *request;
 
 	call->callbacks = *callbacks;
 	call->arg = arg;
 	call->generation = generation;
-	request = etcd_transport_post(worker_transport, link_endpoint(), path, body,
-								  timeout_ms,
-								  callbacks->data != NULL ? &streaming : &unary,
-								  call);
-	if (request == NULL)
+	call->request = etcd_transport_post(worker_transport, link_endpoint(), path,
+										body, timeout_ms,
+										callbacks->data != NULL ? &streaming : &unary,
+										call);
+	if (call->request == NULL)
 	{
 		pfree(call);
 		failed(generation, "not a URL, or out of memory");
+		return NULL;
 	}
-	return request;
+	return call;
+}
+
+/* Drop a request that is under way; its callbacks will not be called. */
+void
+link_cancel(LinkCall *call)
+{
+	etcd_transport_cancel(call->request);
+	pfree(call);
 }

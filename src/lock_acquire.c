@@ -18,6 +18,7 @@
  */
 #include "lock_session.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "commands/dbcommands.h"
 #include "commit_guard.h"
@@ -165,7 +166,10 @@ wait_for_tag_at_most(LocalHold *local, bool session, Patience patience)
 			ReThrowError(error);
 		FlushErrorState();
 		FreeErrorData(error);
-		result = TAG_NOT_AVAILABLE;
+
+		/* The end of our patience and the grant may have met. */
+		if (!lock_session_has_tag(local))
+			result = TAG_NOT_AVAILABLE;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -220,8 +224,8 @@ get_link_error(char *endpoint, char *error, size_t size)
 	LWLockRelease(lock_shared->status_lock);
 }
 
-static void
-report_unreachable(void)
+void
+lock_report_unreachable(int waited)
 {
 	char		endpoint[LOCK_FAILURE_SIZE];
 	char		error[LOCK_FAILURE_SIZE];
@@ -229,8 +233,10 @@ report_unreachable(void)
 	get_link_error(endpoint, error, sizeof(error));
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("could not reach etcd within %d s",
-					etcd_lock_connect_timeout / 1000),
+			 pg_atomic_read_u32(&lock_shared->link_up) == 0 ?
+			 errmsg("could not reach etcd within %d ms", waited) :
+			 errmsg("could not get an answer or a lease from etcd within %d ms",
+					waited),
 			 error[0] != '\0' ?
 			 errdetail("%s: %s", endpoint, error) :
 			 errdetail("There is no answer from \"%s\" yet.", endpoint),
@@ -264,7 +270,7 @@ report_failure(LocalHold *local, const LockFailure *failure)
 	else if (failure->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		ereport(ERROR,
 				(errcode(failure->sqlerrcode),
-				 errmsg("permission denied by etcd for \"%s\"", local->name.key),
+				 errmsg("permission denied by etcd for \"%s\"", name),
 				 errdetail("%s", failure->message)));
 	else
 		ereport(ERROR,
@@ -293,9 +299,10 @@ check_link(LocalHold *local, int64 asked_at, int64 *heartbeat, int64 *beat_at)
 	if (now - *beat_at >= timeout)
 		report_no_worker();
 	if (now - asked_at >= timeout &&
-		pg_atomic_read_u32(&lock_shared->link_up) == 0 &&
+		(pg_atomic_read_u32(&lock_shared->link_up) == 0 ||
+		 pg_atomic_read_u64(&lock_shared->lease) == 0) &&
 		!lock_table_is_queued(local->hold))
-		report_unreachable();
+		lock_report_unreachable(etcd_lock_connect_timeout);
 }
 
 /*
@@ -382,6 +389,7 @@ await_drain(LocalHold *local, Patience patience)
 static bool
 acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 {
+	bool		had_tag = lock_session_has_tag(local);
 	volatile bool have_tag = false;
 	volatile bool granted = false;
 	ErrorContextCallback context = {
@@ -417,6 +425,16 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 	}
 	PG_CATCH();
 	{
+		error_context_stack = context.previous;
+
+		/*
+		 * An interrupt may have met the grant of PostgreSQL's lock: then it is
+		 * ours, though LockAcquire() did not return.  Session locks survive
+		 * the abort that follows.
+		 */
+		LockErrorCleanup();
+		if (!had_tag && !have_tag && lock_session_has_tag(local))
+			have_tag = true;
 		give_up(local, have_tag, request->session);
 		PG_RE_THROW();
 	}
@@ -429,8 +447,8 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 }
 
 /* Tell the shared table who we are, for the values of our keys in etcd. */
-static void
-describe_session(void)
+void
+lock_describe_session(void)
 {
 	LockProc   *proc = lock_table_proc(compat_my_procno());
 	char	   *database;
@@ -464,6 +482,15 @@ lock_report_lost(LocalHold *local)
 			 errhint("Release it with etcd_unlock(), then acquire it anew.")));
 }
 
+static void
+report_held_already(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("this session holds the lock already"),
+			 errdetail("A tick is claimed together with its lock.")));
+}
+
 int64
 lock_acquire(const LockName *name, const LockRequest *request)
 {
@@ -473,6 +500,12 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	LocalHold  *other;
 	int64		now = clock_now();
 	Patience	patience;
+
+	/* PostgreSQL's lock does not keep the processes of one query apart. */
+	if (IsParallelWorker())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot acquire etcd locks in a parallel worker")));
 
 	if (local != NULL && !lock_session_has_tag(local))
 	{
@@ -486,30 +519,36 @@ lock_acquire(const LockName *name, const LockRequest *request)
 		if (!lock_table_hold_valid(local->hold))
 			lock_report_lost(local);
 		if (request->has_tick)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("this session holds the lock already"),
-					 errdetail("A tick is claimed together with its lock.")));
+			report_held_already();
 		(void) lock_session_enter(name, request->mode);
 		(void) LockAcquire(&name->tag, lock_session_pgmode(request->mode),
 						   request->session, true);
 		lock_session_count(local, owner, 1);
-		commit_guard_arm();
+		commit_guard_to_front();
 		return local->token;
 	}
 
 	other = lock_session_find(name, other_mode);
-	if (other != NULL && lock_session_has_tag(other) &&
-		!lock_table_hold_valid(other->hold))
-		lock_report_lost(other);
+	if (other != NULL && !lock_session_has_tag(other))
+	{
+		lock_session_forget(other);
+		other = NULL;
+	}
+	if (other != NULL)
+	{
+		if (!lock_table_hold_valid(other->hold))
+			lock_report_lost(other);
+		if (request->has_tick)
+			report_held_already();
+	}
 
 	patience.lock_timeout_at = LockTimeout > 0
 		? now + (int64) LockTimeout * 1000 : PG_INT64_MAX;
 	patience.give_up_at = request->wait >= 0 && request->wait < PG_INT64_MAX - now
 		? now + request->wait : PG_INT64_MAX;
 
-	describe_session();
-	commit_guard_arm();
+	lock_describe_session();
+	commit_guard_to_front();
 	local = lock_session_enter(name, request->mode);
 	switch (lock_table_wait(name, request->mode,
 							request->mode == LOCK_EXCLUSIVE && other != NULL,
@@ -552,11 +591,8 @@ lock_acquire(const LockName *name, const LockRequest *request)
  * ----------------------------------------------------------------
  */
 
-/*
- * Asked of etcd, linearizably.  An error when etcd does not answer in time:
- * we do not know then, and must not guess.
- */
-bool
+/* Asked of etcd, linearizably. */
+LockCheck
 lock_check(LocalHold *local)
 {
 	int64		asked_at = clock_now();
@@ -564,18 +600,19 @@ lock_check(LocalHold *local)
 	uint64		check;
 
 	if (!lock_table_hold_valid(local->hold))
-		return false;
+		return LOCK_CHECK_LOST;
 	check = lock_table_start_check(local->hold);
 	for (;;)
 	{
 		ResetLatch(MyLatch);
 		if (!lock_table_hold_valid(local->hold))
-			return false;
+			return LOCK_CHECK_LOST;
 		if (lock_table_check_done(local->hold, check))
-			return lock_table_hold_valid(local->hold);
+			return lock_table_hold_valid(local->hold)
+				? LOCK_CHECK_HELD : LOCK_CHECK_LOST;
 		CHECK_FOR_INTERRUPTS();
 		if (clock_now() - asked_at >= timeout)
-			report_unreachable();
+			return LOCK_CHECK_UNKNOWN;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 WATCHDOG, etcd_lock_wait_event_check());

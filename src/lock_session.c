@@ -113,11 +113,12 @@ lock_session_foreach(LocalHoldCallback callback, void *arg)
 
 /*
  * Whoever gets the lock next, on whatever server, may rely on what we
- * committed: it must be on disk before the lock goes (rule 17).  With
- * synchronous_commit on it is already, and this costs nothing.
+ * committed: it must be on disk before the lock goes, PostgreSQL's part of it
+ * included (rule 17).  With synchronous_commit on it is already, and this costs
+ * nothing.
  */
-static void
-flush_own_commits(void)
+void
+lock_session_flush_commits(void)
 {
 	if (!XLogRecPtrIsInvalid(XactLastCommitEnd) && !RecoveryInProgress())
 		XLogFlush(XactLastCommitEnd);
@@ -132,7 +133,7 @@ drop_shared(LocalHold *local, ReleasedKeys *released)
 
 	if (local->hold == NULL)
 		return;
-	flush_own_commits();
+	lock_session_flush_commits();
 	n = lock_table_drop(local->hold, keys);
 	local->hold = NULL;
 
@@ -422,6 +423,7 @@ lock_session_enter(const LockName *name, LockMode mode)
 		local->hold = NULL;
 		local->token = 0;
 		local->told = false;
+		local->warned = false;
 		local->owners = NULL;
 		local->nowners = 0;
 		local->max_owners = 0;
@@ -466,6 +468,12 @@ lock_session_unlock(const LockName *name, LockMode mode)
 	 * Our record first, so that the next one in PostgreSQL's queue does not
 	 * find it.
 	 */
+	if (!lock_table_hold_valid(local->hold) && !local->told && !local->warned)
+		ereport(WARNING,
+				(errcode(ERRCODE_ETCD_LOCK_LOST),
+				 errmsg("etcd lock \"%s\" was lost before it was released",
+						lock_name_for_user(name->key, name->namespace_len,
+										   &name->tag))));
 	lock_session_count(local, NULL, -1);
 	if (local->nowners == 0)
 	{

@@ -36,6 +36,7 @@ typedef struct LocalHold
 	LockHold   *hold;			/* in shared memory; NULL: not yet */
 	int64		token;
 	bool		told;			/* its loss was reported to the user */
+	bool		warned;			/* ... by a warning at a commit */
 	LocalOwner *owners;
 	int			nowners;
 	int			max_owners;
@@ -60,6 +61,7 @@ extern void lock_session_forget(LocalHold *local);
 extern void lock_session_count(LocalHold *local, ResourceOwner owner, int64 add);
 extern int64 lock_session_counted(const LocalHold *local);
 extern bool lock_session_has_tag(const LocalHold *local);
+extern void lock_session_flush_commits(void);
 extern bool lock_session_holds_any(void);
 extern bool lock_session_unlock(const LockName *name, LockMode mode);
 extern void lock_session_unlock_all(void);
@@ -70,7 +72,16 @@ extern void lock_session_foreach(LocalHoldCallback callback, void *arg);
 
 /* lock_acquire.c: returns the fencing token, 0 when the lock was not to be had */
 extern int64 lock_acquire(const LockName *name, const LockRequest *request);
-extern bool lock_check(LocalHold *local);
+typedef enum LockCheck
+{
+	LOCK_CHECK_HELD,
+	LOCK_CHECK_LOST,
+	LOCK_CHECK_UNKNOWN			/* etcd does not answer */
+} LockCheck;
+
+extern LockCheck lock_check(LocalHold *local);
+extern void lock_report_unreachable(int waited);
+extern void lock_describe_session(void);
 extern void lock_report_lost(LocalHold *local);
 
 #endif							/* LOCK_SESSION_H */

@@ -6,7 +6,7 @@
  * Each lock function exists for a name, for a bigint and for two ints, like
  * pg_advisory_lock().  They differ in how the name is read only, so one C
  * function serves the three: the number and types of the SQL function's
- * arguments tell which it is.
+ * arguments as declared tell which it is.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(etcd_lock_sql_lock);
@@ -40,6 +41,28 @@ PG_FUNCTION_INFO_V1(etcd_lock_sql_token);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_check);
 
 /*
+ * The type of the first argument as the function is declared.  A call need not
+ * come from an expression that would tell it (the fastpath protocol).
+ */
+static Oid
+key_type(FunctionCallInfo fcinfo)
+{
+	FmgrInfo   *flinfo = fcinfo->flinfo;
+
+	if (flinfo->fn_extra == NULL)
+	{
+		Oid		   *types;
+		int			ntypes;
+		Oid		   *cache = MemoryContextAlloc(flinfo->fn_mcxt, sizeof(Oid));
+
+		(void) get_func_signature(flinfo->fn_oid, &types, &ntypes);
+		*cache = ntypes > 0 ? types[0] : InvalidOid;
+		flinfo->fn_extra = cache;
+	}
+	return *(Oid *) flinfo->fn_extra;
+}
+
+/*
  * Read the name from the first argument, or the first two; returns how many
  * it was.
  */
@@ -47,7 +70,7 @@ static int
 get_name(FunctionCallInfo fcinfo, LockName *name)
 {
 	lock_require_preload();
-	switch (get_fn_expr_argtype(fcinfo->flinfo, 0))
+	switch (key_type(fcinfo))
 	{
 		case INT8OID:
 			lock_name_from_int8(name, PG_GETARG_INT64(0));
@@ -55,9 +78,12 @@ get_name(FunctionCallInfo fcinfo, LockName *name)
 		case INT4OID:
 			lock_name_from_int4(name, PG_GETARG_INT32(0), PG_GETARG_INT32(1));
 			return 2;
-		default:
+		case TEXTOID:
 			lock_name_from_text(name, PG_GETARG_TEXT_PP(0));
 			return 1;
+		default:
+			elog(ERROR, "unexpected type of an etcd lock's name");
+			return 0;
 	}
 }
 
@@ -222,7 +248,7 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 	CallContext *call = (CallContext *) fcinfo->context;
 	LockName	name;
 	LockRequest request = {.mode = LOCK_EXCLUSIVE, .session = true, .wait = -1};
-	int			used = get_fn_expr_argtype(fcinfo->flinfo, 0) == INT4OID ? 2 : 1;
+	int			used = key_type(fcinfo) == INT4OID ? 2 : 1;
 	bool		has_wait = PG_NARGS() > used && !PG_ARGISNULL(used);
 
 	for (int i = 0; i < used; i++)
@@ -244,6 +270,8 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 				 errdetail("It waits without a snapshot, which the transaction has already."),
 				 errhint("Call it outside of BEGIN; a driver that begins transactions by itself must be in autocommit mode.")));
 
+	/* What needs the catalogs is done first: it would take a snapshot. */
+	lock_describe_session();
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	SPI_commit();
 	SPI_finish();
@@ -287,8 +315,14 @@ etcd_lock_sql_check(PG_FUNCTION_ARGS)
 {
 	LockName	name;
 	LocalHold  *local;
+	LockCheck	check;
 
 	get_name(fcinfo, &name);
 	local = find_hold(&name);
-	PG_RETURN_BOOL(local != NULL && lock_check(local));
+	if (local == NULL)
+		PG_RETURN_BOOL(false);
+	check = lock_check(local);
+	if (check == LOCK_CHECK_UNKNOWN)
+		lock_report_unreachable(etcd_lock_request_timeout);
+	PG_RETURN_BOOL(check == LOCK_CHECK_HELD);
 }

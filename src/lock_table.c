@@ -415,7 +415,7 @@ lock_key_condemn(LockEntry *entry, LockKey *key)
 	}
 	key->state = KEY_DELETING;
 	lock_table_push_work(entry);
-	wake_list(&entry->drainers);
+	lock_entry_wake(entry);
 }
 
 /*
@@ -506,6 +506,9 @@ void
 lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss)
 {
 	uint64		told = pg_atomic_read_u64(&procs[procno].told_epoch);
+
+	if (on_loss == ON_LOSS_WARN)
+		return;
 
 	while (told < epoch)
 	{
@@ -801,6 +804,7 @@ grant(LockEntry *entry, LockHold *hold, LockKey *key)
 {
 	set_state(hold, HOLD_HOLDING);
 	key->fresh = false;
+	key->has_tick = false;
 	hold->key_number = key_number(key);
 	hold->epoch = key->epoch;
 	hold->token = next_token(entry, key);
@@ -879,11 +883,9 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 			if (hold->has_tick)
 			{
 				/* only by the key that was put together with the tick */
-				if (key->has_tick && key->asker == hold->procno)
-				{
-					key->has_tick = false;
+				if (key->has_tick && key->tick == hold->tick &&
+					key->asker == hold->procno)
 					return grant(entry, hold, key);
-				}
 			}
 			else if (key->fresh ||
 					 (clock_now() < key->window_end && may_pass_on(entry, key)))

@@ -215,6 +215,7 @@ typedef struct LockShared
 	int64		sentinel_revision;	/* worker only; survives its restart */
 	uint64		cluster_id;		/* likewise */
 	int64		highest_revision;	/* likewise */
+	char		sentinel_key[ETCD_LOCK_MAX_KEY + 64];	/* likewise */
 
 	pg_atomic_uint32 worker_procno; /* INVALID_WORKER: none */
 	pg_atomic_uint32 worker_pid;

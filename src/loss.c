@@ -94,11 +94,14 @@ loss_rearm(void)
  * ----------------------------------------------------------------
  */
 
+/* One that the user was not told of, if there is one. */
 static void
 find_lost(LocalHold *local, void *arg)
 {
 	LocalHold **found = arg;
 
+	if (*found != NULL && !(*found)->told)
+		return;
 	if (local->nowners > 0 && local->hold != NULL &&
 		lock_session_has_tag(local) && !lock_table_hold_valid(local->hold))
 		*found = local;
@@ -202,9 +205,12 @@ loss_executor_run(QueryDesc *queryDesc, ScanDirection direction, uint64 count
 	if (in_hook || !lock_session_holds_any())
 	{
 		run_executor(queryDesc, direction, count COMPAT_EXECUTE_ONCE);
+		if (lock_session_holds_any())
+			commit_guard_to_front();
 		return;
 	}
 
+	loss_rearm();
 	in_hook = true;
 	PG_TRY();
 	{
@@ -218,6 +224,7 @@ loss_executor_run(QueryDesc *queryDesc, ScanDirection direction, uint64 count
 	}
 	PG_END_TRY();
 	in_hook = false;
+	commit_guard_to_front();
 }
 
 static void
@@ -243,6 +250,14 @@ loss_process_utility(PlannedStmt *pstmt, const char *queryString,
 	MemoryContext memory = CurrentMemoryContext;
 	Node	   *statement = pstmt->utilityStmt;
 
+	if (IsA(statement, NotifyStmt))
+	{
+		commit_guard_note_notify();
+		refuse_change();
+	}
+	else if (IsA(statement, TransactionStmt) && lock_session_holds_any())
+		commit_guard_to_front();
+
 	if (in_hook || !lock_session_holds_any())
 	{
 		run_utility(pstmt, queryString, readOnlyTree, context, params,
@@ -262,6 +277,7 @@ loss_process_utility(PlannedStmt *pstmt, const char *queryString,
 	else if (GetCommandLogLevel(statement) != LOGSTMT_ALL)
 		refuse_change();		/* what log_statement = 'mod' would log */
 
+	loss_rearm();
 	in_hook = true;
 	PG_TRY();
 	{
@@ -276,6 +292,7 @@ loss_process_utility(PlannedStmt *pstmt, const char *queryString,
 	}
 	PG_END_TRY();
 	in_hook = false;
+	commit_guard_to_front();
 }
 
 void

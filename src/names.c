@@ -27,6 +27,9 @@
 #define MAX_WATCHES			128
 #define WATCH_PAUSE			INT64CONST(200000)
 
+/* Before a look that events have overtaken is repeated. */
+#define EVENT_PAUSE			INT64CONST(1000)
+
 static dlist_head names = DLIST_STATIC_INIT(names);
 static dlist_head waiting_names = DLIST_STATIC_INIT(waiting_names);
 static int	nkeys = 0;
@@ -322,7 +325,8 @@ take_key(WorkerName *name, int slot)
 				requests_range(name);
 			if (shared->window_timer)
 			{
-				name->window_end = shared->window_end;
+				if (name->window_end == 0 || shared->window_end < name->window_end)
+					name->window_end = shared->window_end;
 				next_window_end = Min(next_window_end, name->window_end);
 			}
 			break;
@@ -338,6 +342,7 @@ names_take_work(void)
 	while ((entry = lock_table_next_work()) != NULL)
 	{
 		WorkerName *name = entry->worker_name;
+		LWLock	   *lock = lock_entry_lock(entry);
 		bool		has_keys = false;
 
 		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
@@ -348,7 +353,7 @@ names_take_work(void)
 			take_key(name, i);
 		if (name == NULL)
 			(void) lock_entry_remove_if_idle(entry);
-		LWLockRelease(lock_entry_lock(entry));
+		LWLockRelease(lock);
 
 		if (name != NULL)
 			name_forget_freed(name);
@@ -394,6 +399,12 @@ find_own(const QueueView *view, const WorkerKey *key)
 			return &view->keys[i];
 	}
 	return NULL;
+}
+
+bool
+name_has_key(const QueueView *view, const WorkerKey *key)
+{
+	return find_own(view, key) != NULL;
 }
 
 /* Granted, if we may still believe our lease.  Entry's lock held. */
@@ -526,7 +537,8 @@ delete_ghosts(WorkerName *name, const QueueView *view)
 		{
 			WorkerKey  *key = &name->keys[j];
 
-			if (key->number != 0 && strlen(key->etcd_key) == found->key_len &&
+			if (key->number != 0 && !key->freed &&
+				strlen(key->etcd_key) == found->key_len &&
 				memcmp(key->etcd_key, found->key, found->key_len) == 0)
 				known = true;
 		}
@@ -556,7 +568,10 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	 */
 	watched = watch_is_open(name->watch) && name->event_revision <= revision;
 	if (name->waiting && name->event_revision > revision)
+	{
 		name->range_again = true;
+		name->range_retry_at = clock_now() + EVENT_PAUSE;
+	}
 
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
@@ -607,55 +622,97 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 		watch_name(name);
 }
 
-/* A watch tells that a key was deleted. */
+/*
+ * Our own key was deleted by somebody else: a place in the queue is lost, and
+ * the session asks again (rule 4); a lock is lost.  Entry's lock held.
+ */
+static void
+own_key_deleted(WorkerKey *key)
+{
+	LockEntry  *entry = key->name->entry;
+	LockKey    *shared = shared_key(key);
+
+	if (shared->state == KEY_HELD)
+	{
+		lock_key_lost(entry, shared);
+		key->freed = true;
+	}
+	else
+	{
+		lock_key_condemn(entry, shared);
+		lock_entry_wake(entry);
+	}
+}
+
+/* A key that stood ahead of ours was deleted.  Entry's lock held. */
+static void
+ahead_key_deleted(WorkerKey *key, const char *etcd_key, size_t len,
+				  int64 mod_revision)
+{
+	if (!key->ahead_known)
+		return;					/* the look that is under way will show it */
+	for (int i = 0; i < key->nahead; i++)
+	{
+		AheadKey   *ahead = &key->ahead[i];
+
+		if (ahead->key_len == len && memcmp(ahead->key, etcd_key, len) == 0 &&
+			mod_revision > ahead->create_revision)
+		{
+			pfree(ahead->key);
+			key->ahead[i] = key->ahead[--key->nahead];
+			break;
+		}
+	}
+	if (key->nahead == 0)
+		grant_key(key);
+}
+
+/*
+ * A watch tells that a key was deleted.
+ *
+ * Events of one revision come one by one.  When our own key goes in the same
+ * revision as the one ahead of it, we may be granted for the moment between
+ * the two; the second one then takes the lock away again.
+ */
 static void
 name_key_deleted(void *arg, const char *etcd_key, size_t len,
 				 int64 mod_revision)
 {
 	WorkerName *name = arg;
+	QueueView	view = {.name = name->name, .name_len = name->name_len, .owner = ""};
 	LWLock	   *lock;
 
+	if (name->entry == NULL ||
+		queue_key_kind(&view, etcd_key, len) == QUEUE_KEY_OTHER)
+		return;					/* of a deeper name */
 	name->event_revision = Max(name->event_revision, mod_revision);
-	if (name->entry == NULL)
-		return;
+
 	lock = lock_name(name);
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
 		WorkerKey  *key = &name->keys[i];
 		LockKey    *shared = &name->entry->keys[i];
 
-		if (key->number == 0 || shared->state != KEY_QUEUED)
+		if (key->number == 0 ||
+			(shared->state != KEY_QUEUED && shared->state != KEY_HELD))
 			continue;
-
-		/* Our own: we have lost our place, and ask again (rule 4). */
 		if (strlen(key->etcd_key) == len &&
-			memcmp(key->etcd_key, etcd_key, len) == 0 &&
-			mod_revision > shared->create_revision)
+			memcmp(key->etcd_key, etcd_key, len) == 0)
 		{
-			lock_key_condemn(name->entry, shared);
-			lock_entry_wake(name->entry);
-			continue;
+			if (mod_revision > shared->create_revision)
+				own_key_deleted(key);
 		}
-
-		if (!key->ahead_known)
-			continue;			/* the look that is under way will show it */
-		for (int j = 0; j < key->nahead; j++)
-		{
-			AheadKey   *ahead = &key->ahead[j];
-
-			if (ahead->key_len == len && memcmp(ahead->key, etcd_key, len) == 0 &&
-				mod_revision > ahead->create_revision)
-			{
-				pfree(ahead->key);
-				key->ahead[j] = key->ahead[--key->nahead];
-				break;
-			}
-		}
-		if (key->nahead == 0)
-			grant_key(key);
+		else if (shared->state == KEY_QUEUED)
+			ahead_key_deleted(key, etcd_key, len, mod_revision);
 	}
 	LWLockRelease(lock);
+
+	/* The watch that calls us is closed here if nobody waits any more. */
+	name->in_flight++;
+	name_forget_freed(name);
 	update_waiting(name);
+	name->in_flight--;
+	name_release(name);
 }
 
 /* Nothing is known of deletions any more. */
@@ -808,6 +865,7 @@ names_end_epoch(const char *reason)
 		}
 		LWLockRelease(lock);
 
+		name->event_revision = 0;	/* the next etcd may count from anywhere */
 		name_forget_freed(name);
 	}
 	if (reason != NULL)
@@ -848,10 +906,17 @@ end_windows(int64 now)
 		{
 			LockKey    *key = &name->entry->keys[i];
 
-			if (key->state != KEY_HELD)
+			if (key->state != KEY_HELD || !key->window_timer)
 				continue;
+			if (key->window_end > now)
+			{
+				/* the other one's */
+				name->window_end = key->window_end;
+				next_window_end = Min(next_window_end, key->window_end);
+				continue;
+			}
 			key->window_timer = false;
-			if (!lock_key_needed(name->entry, key) && now >= key->window_end)
+			if (!lock_key_needed(name->entry, key))
 				lock_key_condemn(name->entry, key);
 		}
 		LWLockRelease(lock);

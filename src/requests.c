@@ -39,6 +39,9 @@
 #define MAX_WRITES			2
 #define MAX_READS			2
 
+/* Keys to be deleted that nobody knows; there should be none. */
+#define MAX_STRAYS			1000
+
 #define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 #define REFUSED_PAUSE		INT64CONST(1000000)
 
@@ -63,13 +66,17 @@ typedef struct Item
 	uint64		number;
 	char	   *stray;
 	int			result;			/* index of its first answer if all goes well */
-	int			else_result;	/* if a compare fails; -1: none */
+	int			else_result;	/* if a compare fails */
+	bool		has_tick;		/* TRY, LOOK: the tick's answer follows */
 	LockChecks	checks;			/* RANGE */
 } Item;
 
 typedef struct Batch
 {
 	bool		is_read;
+	uint64		epoch;			/* in which it was sent */
+	int			nsuccess;		/* operations in each branch */
+	int			nfailure;
 	int			nitems;
 	Item		items[MAX_OPS];
 } Batch;
@@ -179,8 +186,18 @@ requests_forget_name(WorkerName *name)
 void
 requests_delete_stray(const char *key, size_t key_len)
 {
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContext old;
+	ListCell   *cell;
 
+	foreach(cell, strays)
+	{
+		if (strlen(lfirst(cell)) == key_len &&
+			memcmp(lfirst(cell), key, key_len) == 0)
+			return;
+	}
+	if (list_length(strays) >= MAX_STRAYS)
+		return;					/* they are found again */
+	old = MemoryContextSwitchTo(TopMemoryContext);
 	strays = lappend(strays, pnstrdup(key, key_len));
 	MemoryContextSwitchTo(old);
 }
@@ -405,11 +422,12 @@ add_try(Building *b, WorkerKey *key)
 	};
 
 	item->result = b->nsuccess + 1;
+	item->has_tick = shared_key(key)->has_tick;
 	b->compare[b->ncompare++] = compare;
 	b->success[b->nsuccess++] = put_op(b, key);
 	b->success[b->nsuccess++] = queue_op(key->name);
 	b->failure[b->nfailure++] = queue_op(key->name);
-	if (shared_key(key)->has_tick)
+	if (item->has_tick)
 	{
 		EtcdCompare same_tick = {
 			.target = ETCD_COMPARE_MOD, .result = ETCD_COMPARE_EQUAL,
@@ -429,9 +447,11 @@ add_try(Building *b, WorkerKey *key)
 static void
 add_look(Building *b, WorkerKey *key)
 {
-	(void) add_item(b, ITEM_LOOK, key->name, key);
+	Item	   *item = add_item(b, ITEM_LOOK, key->name, key);
+
+	item->has_tick = shared_key(key)->has_tick;
 	b->success[b->nsuccess++] = queue_op(key->name);
-	if (shared_key(key)->has_tick)
+	if (item->has_tick)
 	{
 		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = one_key(tick_key(key))};
 
@@ -572,7 +592,8 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 
 	if (item->kind == ITEM_STRAY)
 	{
-		requests_delete_stray(item->stray, strlen(item->stray));
+		/* When it is still there, the next list of keys shows it again. */
+		pfree(item->stray);
 		strays_not_before = now + REFUSED_PAUSE;
 		return;
 	}
@@ -634,8 +655,7 @@ tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
 
 /* First step of a try, or a second one that found that something has come. */
 static void
-try_looked(WorkerKey *key, const EtcdOpResult *results, int nresults,
-		   int64 revision)
+try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 {
 	QueueView	view;
 	bool		is_free;
@@ -647,16 +667,22 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int nresults,
 		return;
 	}
 	name_view(key->name, &results[0], &view);
+
+	/*
+	 * Our own key is there: the Txn was carried out twice, and this is the
+	 * second answer.  What the first one did is unknown.
+	 */
+	if (name_has_key(&view, key))
+	{
+		pfree(unconstify(QueueKey *, view.keys));
+		condemn(key);
+		return;
+	}
 	is_free = queue_is_free(&view, key->mode == LOCK_EXCLUSIVE);
 	pfree(unconstify(QueueKey *, view.keys));
 
 	if (is_free && shared_key(key)->has_tick)
-	{
-		if (nresults < 2)
-			is_free = false;
-		else
-			is_free = !tick_is_taken(key, &results[1], &odd);
-	}
+		is_free = !tick_is_taken(key, &results[1], &odd);
 	if (odd != NULL)
 		fail_key(key, FAILURE_ERROR, ERRCODE_DATA_CORRUPTED,
 				 psprintf("key \"%s\" in etcd does not hold a tick", odd));
@@ -720,18 +746,16 @@ item_done(Item *item, const EtcdTxnResult *txn)
 				name_key_put(key, &txn->results[first], txn->header.revision);
 			}
 			else
-				try_looked(key, &txn->results[first], txn->nresults - first,
-						   txn->header.revision);
+				try_looked(key, &txn->results[first], txn->header.revision);
 			break;
 
 		case ITEM_LOOK:
 			if (item_is_current(item))
-				try_looked(key, &txn->results[first],
-						   shared_key(key)->has_tick ? 2 : 1,
-						   txn->header.revision);
+				try_looked(key, &txn->results[first], txn->header.revision);
 			break;
 
 		case ITEM_RANGE:
+			item->name->range_alone = false;
 			if (item->name->entry != NULL)
 				name_judge(item->name, &txn->results[first],
 							 txn->header.revision, &item->checks);
@@ -746,6 +770,8 @@ item_done(Item *item, const EtcdTxnResult *txn)
 static bool
 answer_fits(const Batch *batch, const EtcdTxnResult *txn)
 {
+	if (txn->nresults != (txn->succeeded ? batch->nsuccess : batch->nfailure))
+		return false;
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		const Item *item = &batch->items[i];
@@ -754,7 +780,10 @@ answer_fits(const Batch *batch, const EtcdTxnResult *txn)
 
 		type = (item->kind == ITEM_DELETE || item->kind == ITEM_STRAY)
 			? ETCD_OP_DELETE : ETCD_OP_RANGE;
-		if (first >= txn->nresults || txn->results[first].type != type)
+		if (txn->results[first].type != type)
+			return false;
+		if ((item->kind == ITEM_LOOK || (item->kind == ITEM_TRY && !txn->succeeded)) &&
+			item->has_tick && txn->results[first + 1].type != ETCD_OP_RANGE)
 			return false;
 	}
 	return true;
@@ -794,7 +823,8 @@ batch_done(void *arg, const EtcdAnswer *answer)
 		{
 			case ETCD_NOT_FOUND:
 				/* a put, but no such lease */
-				if (!batch->is_read)
+				if (!batch->is_read &&
+					batch->epoch == deadline_epoch(&lock_shared->deadline))
 					lease_gone("etcd does not know the lease any more");
 				outcome = OUTCOME_NOT_SENT;
 				break;
@@ -817,6 +847,8 @@ batch_done(void *arg, const EtcdAnswer *answer)
 				}
 				break;
 			default:
+				/* not to be repeated without a pause */
+				link_bad_answer(error.message);
 				outcome = OUTCOME_UNKNOWN;
 				break;
 		}
@@ -829,7 +861,8 @@ batch_done(void *arg, const EtcdAnswer *answer)
 	else
 	{
 		done = true;
-		lease_saw_header(&txn.header);
+		if (batch->epoch == deadline_epoch(&lock_shared->deadline))
+			lease_saw_header(&txn.header);
 	}
 
 	for (int i = 0; i < batch->nitems; i++)
@@ -880,6 +913,7 @@ start_building(bool is_read)
 	b = palloc0(sizeof(Building));
 	b->batch = MemoryContextAlloc(TopMemoryContext, sizeof(Batch));
 	b->batch->is_read = is_read;
+	b->batch->epoch = deadline_epoch(&lock_shared->deadline);
 	b->batch->nitems = 0;
 	return b;
 }
@@ -907,6 +941,8 @@ finish_building(Building *b)
 		writes++;
 	if (b->ncompare == 0)
 		txn.nfailure = 0;
+	batch->nsuccess = b->nsuccess;
+	batch->nfailure = b->nfailure;
 	body = etcd_encode_txn(&txn);
 	if (body == NULL ||
 		link_call(ETCD_PATH_TXN, body, etcd_lock_request_timeout,
@@ -968,15 +1004,24 @@ send_reads(int64 now)
 void
 requests_send(void)
 {
+	static bool try_next = false;
 	MemoryContext old = CurrentMemoryContext;
 	int64		now = clock_now();
 
 	if (!link_ready())
 		return;
-	while (writes < MAX_WRITES && send_writes(now))
-		;
-	while (writes < MAX_WRITES && send_try(now))
-		;
+	while (writes < MAX_WRITES)
+	{
+		/* in turn, so that neither starves the other */
+		bool		sent = try_next ? send_try(now) : send_writes(now);
+
+		if (!sent)
+			sent = try_next ? send_writes(now) : send_try(now);
+		else
+			try_next = !try_next;
+		if (!sent)
+			break;
+	}
 	while (reads < MAX_READS && send_reads(now))
 		;
 	MemoryContextSwitchTo(old);

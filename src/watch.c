@@ -25,7 +25,7 @@ struct Watch
 {
 	const WatchCallbacks *callbacks;
 	void	   *arg;
-	EtcdRequest *request;
+	LinkCall   *call;
 	EtcdStream	stream;
 	uint64		generation;		/* of the link it was opened on */
 	bool		created;		/* acknowledged by etcd */
@@ -42,13 +42,14 @@ watch_count(void)
 	return nwatches;
 }
 
-/* Acknowledged, and on the endpoint that is in use now? */
+/* Acknowledged, so that it tells of each deletion? */
 bool
 watch_is_open(const Watch *watch)
 {
 	return watch != NULL && watch->created && !watch->doomed;
 }
 
+/* On the endpoint that is in use now? */
 bool
 watch_is_current(const Watch *watch)
 {
@@ -77,7 +78,7 @@ watch_close(Watch *watch)
 	watch->closed = true;
 	if (watch->in_feed)
 		return;
-	etcd_transport_cancel(watch->request);
+	link_cancel(watch->call);
 	free_watch(watch);
 }
 
@@ -130,7 +131,7 @@ data(void *arg, const char *bytes, size_t len)
 	watch->in_feed = false;
 	if (!good || watch->doomed)
 	{
-		etcd_transport_cancel(watch->request);
+		link_cancel(watch->call);
 		free_watch(watch);
 	}
 }
@@ -154,10 +155,10 @@ watch_open(const EtcdRange *range, const WatchCallbacks *callbacks, void *arg)
 	watch->generation = link_generation();
 	etcd_stream_init(&watch->stream, MAX_MESSAGE);
 	nwatches++;
-	watch->request = link_call(ETCD_PATH_WATCH,
-							   etcd_encode_watch_create(range, true),
-							   CONNECT_TIMEOUT, &transport_callbacks, watch);
-	if (watch->request == NULL)
+	watch->call = link_call(ETCD_PATH_WATCH,
+							etcd_encode_watch_create(range, true),
+							CONNECT_TIMEOUT, &transport_callbacks, watch);
+	if (watch->call == NULL)
 	{
 		watch->closed = true;
 		free_watch(watch);

@@ -35,6 +35,7 @@ typedef enum KeyPhase
 
 typedef struct WorkerName WorkerName;
 typedef struct Watch Watch;
+typedef struct LinkCall LinkCall;
 
 /* A key that must be gone before ours is granted. */
 typedef struct AheadKey
@@ -121,6 +122,7 @@ extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
 							   const char *sentinel_key);
 extern void name_view(const WorkerName *name, const EtcdOpResult *range,
 					  QueueView *view);
+extern bool name_has_key(const QueueView *view, const WorkerKey *key);
 extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 					   int64 revision, const LockChecks *checks);
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
@@ -176,7 +178,9 @@ extern uint64 link_generation(void);
 extern bool link_ready(void);
 extern int64 link_next_time(void);
 extern void link_bad_answer(const char *error);
-extern EtcdRequest *link_call(const char *path, char *body, long timeout_ms,
-							  const EtcdCallbacks *callbacks, void *arg);
+extern void link_note_error(const char *error);
+extern LinkCall *link_call(const char *path, char *body, long timeout_ms,
+						   const EtcdCallbacks *callbacks, void *arg);
+extern void link_cancel(LinkCall *call);
 
 #endif							/* WORKER_H */

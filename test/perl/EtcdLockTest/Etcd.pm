@@ -13,7 +13,7 @@ use warnings;
 use HTTP::Tiny;
 use JSON::PP;
 use MIME::Base64 qw(encode_base64 decode_base64);
-use POSIX qw(WNOHANG);
+use POSIX qw(WNOHANG WUNTRACED);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(sleep time);
@@ -172,11 +172,20 @@ sub kill9 { my ($self) = @_; return $self->end_with('KILL') }
 
 =item $etcd->pause, $etcd->resume
 
-Let it hang and go on (SIGSTOP, SIGCONT).
+Let it hang and go on (SIGSTOP, SIGCONT).  It answers nothing any more when pause
+returns.
 
 =cut
 
-sub pause { my ($self) = @_; return $self->signal('STOP') }
+sub pause
+{
+	my ($self) = @_;
+	my $signalled = $self->signal('STOP');
+	local $?;
+	waitpid $self->{pid}, WUNTRACED if $signalled;
+	return $signalled;
+}
+
 sub resume { my ($self) = @_; return $self->signal('CONT') }
 
 =item $etcd->call($path, \%request)

@@ -1,0 +1,376 @@
+# What a network does to requests and answers: they do not come, come late, come
+# twice, or in part.  One server reaches etcd through the fault proxy, the other
+# one directly.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use EtcdLockTest::Proxy;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $ttl = 6;
+my $keepalive = $ttl / 5;    # seconds between two of them
+my $etcd = EtcdLockTest::Etcd->new;
+my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
+my $conf = <<"END";
+etcd_lock.lease_ttl = '${ttl}s'
+etcd_lock.request_timeout = '1s'
+etcd_lock.connect_timeout = '20s'
+END
+my $here = new_server('here', endpoints => $proxy->url, conf => $conf);
+my $there = new_server('there', endpoints => $etcd->endpoint, conf => $conf);
+foreach my $node ($here, $there)
+{
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+}
+my ($session, $second, $other) =
+  (session($here), session($here), session($there));
+my $lock = "SELECT etcd_lock('/name')";
+my $unlock = "SELECT etcd_unlock('/name')";
+
+# Requests, by what is in them.
+my $txn = '^/v3/kv/txn$';
+my %put = (path => $txn, body => 'request_?put');
+my %delete = (path => $txn, body => 'request_?delete_?range');
+
+my $token = 0;
+
+sub higher_token
+{
+	my ($new, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	cmp_ok($new, '>', $token, "$name: the token is higher than all before");
+	$token = $new if $new > $token;
+	return;
+}
+
+# The other server gets the lock, and gives it back.
+sub other_gets_it
+{
+	my ($name, $limit) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	$other->send($lock) unless defined $other->{sql};
+	my $result = $other->result($limit);
+	is($result->{sqlstate}, '', "$name: the other server gets the lock");
+	higher_token($result->{out}, $name);
+	$other->query($unlock);
+	return;
+}
+
+sub has_key
+{
+	return scalar(my @keys = $etcd->keys('/name/'));
+}
+
+# Etcd's revision, and whether there has been a key since one of them: it may be
+# gone again before somebody looks.
+sub revision
+{
+	return $etcd->call('/v3/maintenance/status', {})->{header}{revision};
+}
+
+sub key_has_come
+{
+	my ($since) = @_;
+	my @range = EtcdLockTest::Etcd::prefix_range('/name/');
+	foreach my $revision ($since + 1 .. revision())
+	{
+		return 1
+		  if $etcd->call('/v3/kv/range', { @range, revision => $revision })->{kvs};
+	}
+	return 0;
+}
+
+sub leases
+{
+	return join ' ', map {
+		$_->safe_psql('postgres', 'SELECT lease FROM etcd_lock_status()')
+	} $here, $there;
+}
+my $leases = leases();
+
+#
+# One request, or its answer, goes wrong
+#
+
+foreach my $case (
+	[ 'request is lost', { do => 'hold' } ],
+	[ 'request is refused', { do => 'refuse' } ],
+	[ 'request comes late', { do => 'delay', ms => 1500 } ],
+	[ 'request comes twice', { do => 'repeat', ms => 0 } ],
+	[ 'answer is lost', { do => 'hold_answer' } ],
+	[ 'answer comes late', { do => 'delay_answer', ms => 1500 } ],
+	[ 'answer is dropped', { do => 'drop_answer' } ],
+	[ 'answer is cut in its head', { do => 'cut_answer', bytes => 40 } ],
+	[
+		'answer is cut in its body',
+		{ do => 'cut_answer', after => '"header"', bytes => 50 }
+	])
+{
+	my ($what, $rule) = @$case;
+
+	my $name = "put: $what";
+	$proxy->rules({ %put, %$rule, name => $name, times => 1 });
+	my $result = $session->try($lock);
+	is($result->{sqlstate}, '', "$name: granted all the same");
+	my $granted = $result->{elapsed};
+	cmp_ok($granted, '<', 4, "$name: soon");
+	higher_token($result->{out}, $name);
+	is($proxy->hits($name), 1, "$name: the proxy has done it");
+
+	$name = "delete: $what";
+	$proxy->rules({ %delete, %$rule, name => $name, times => 1 });
+	$other->send($lock);
+	wait_until_waiting($other);
+	$result = $session->try($unlock);
+	is($result->{out}, 't', "$name: unlocked");
+	cmp_ok($result->{elapsed}, '<', 2, "$name: without waiting for ever");
+	is($proxy->hits($name), 1, "$name: the proxy has done it");
+	my $begin = time - $result->{elapsed};
+	other_gets_it($name, 6);
+	note sprintf '%-30s lock after %.2f s, unlock after %.2f s, another after %.2f s',
+	  $what, $granted, $result->{elapsed}, time - $begin;
+	wait_until("$what: no key is left", sub { !has_key() }, 2 * $keepalive + 2);
+}
+$proxy->rules;
+is(leases(), $leases, 'nothing of this has cost a lease');
+is_left_clean($etcd, $here, $there);
+
+#
+# Keys that come when nobody wants them any more
+#
+
+# The put reaches etcd after the session has given up, by an error or its end,
+# and after the key was deleted, to be sure.
+foreach my $end ('lock_timeout', 'the end of the session')
+{
+	my $name = "put comes after $end";
+	$proxy->rules({ %put, name => $name, do => 'delay', ms => 2500, times => 1 });
+	my $giver_up = session($here);
+	my $since = revision();
+	if ($end eq 'lock_timeout')
+	{
+		$giver_up->query("SET lock_timeout = '200 ms'");
+		is($giver_up->try($lock)->{sqlstate}, '55P03', "$name: given up");
+		$giver_up->quit;
+	}
+	else
+	{
+		$giver_up->send($lock);
+		wait_until('it is sent', sub { $proxy->hits($name) });
+		$giver_up->kill;
+	}
+	wait_until('the key comes', sub { key_has_come($since) });
+	my $begin = time;
+	other_gets_it($name, $keepalive + 3);
+	diag sprintf '%-50s found and deleted after %.2f s', "$name:", time - $begin;
+}
+
+# The same put once more, after the key has been deleted.
+{
+	my $name = 'put comes again after the unlock';
+	$proxy->rules({ %put, do => 'repeat', ms => 1000, times => 1 });
+	higher_token($session->query($lock), $name);
+	$session->query($unlock);
+	wait_until('the key is deleted', sub { !has_key() });
+	my $since = revision();
+	wait_until('the key comes again', sub { key_has_come($since) });
+	my $begin = time;
+	other_gets_it($name, $keepalive + 3);
+	diag sprintf '%-50s found and deleted after %.2f s', "$name:", time - $begin;
+}
+
+# A delete that comes late must not hit the next hold.
+{
+	my $name = 'delete comes after the next lock';
+	$proxy->rules({ %delete, do => 'delay', ms => 2500, times => 1 });
+	higher_token($session->query($lock), $name);
+	my $begin = time;
+	is($session->query($unlock), 't', "$name: unlocked");
+	higher_token($session->query($lock), $name);
+	wait_until('the delete has come', sub { time - $begin > 3 });
+	is($session->query("SELECT etcd_lock_check('/name')"),
+		't', "$name: the lock is held");
+	$session->query($unlock);
+	other_gets_it($name, 2);
+}
+$proxy->rules;
+is_left_clean($etcd, $here, $there);
+is(leases(), $leases, 'nothing of this has cost a lease');
+
+#
+# Many of them
+#
+
+# Everything is sent twice, or every answer comes late: two servers, two
+# sessions of one of them, one lock.
+foreach my $rule (
+	{ path => $txn, do => 'repeat', ms => 0 },
+	{ path => $txn, do => 'repeat', ms => 30 },
+	{ do => 'delay_answer', ms => 20, path => '^/v3/' },
+	{ path => $txn, do => 'drop_answer', times => 20 })
+{
+	my $name = join ' ', map { "$_=$rule->{$_}" } grep { $_ ne 'path' } sort keys %$rule;
+	$proxy->rules($rule);
+	my @sessions = ($session, $second, $other);
+	foreach my $s (@sessions)
+	{
+		$s->send(<<'SQL' =~ s/\n/ /gr);
+DO $$
+DECLARE
+	new bigint;
+	old bigint = 0;
+BEGIN
+	FOR i IN 1 .. 20 LOOP
+		new = etcd_lock('/name');
+		IF new <= old THEN RAISE 'token % after %', new, old; END IF;
+		old = new;
+		PERFORM etcd_unlock('/name');
+	END LOOP;
+END
+$$
+SQL
+	}
+	is($_->result->{err}, '', "$name: all is well") foreach @sessions;
+	$proxy->rules;
+	wait_until("$name: no key is left", sub { !has_key() }, 3 * $keepalive + 3);
+	higher_token($session->query($lock), $name);
+	$session->query($unlock);
+}
+is_left_clean($etcd, $here, $there);
+is(leases(), $leases, 'nothing of this has cost a lease');
+
+#
+# Watches
+#
+
+# A session of this server waits for the other one.
+sub wait_for_other
+{
+	my ($rule) = @_;
+	$proxy->rules({ path => '^/v3/watch$', name => 'watch', %$rule }) if $rule;
+	higher_token($other->query($lock), 'watch');
+	$session->send($lock);
+	wait_until_waiting($session);
+	return;
+}
+
+foreach my $case (
+	[ 'no fault', undef, 1 ],
+	[ 'cut in the middle of an event',
+		{ do => 'cut_answer', after => '"events"', bytes => 30 }, 1 ],
+	[ 'cut in the acknowledgement',
+		{ do => 'cut_answer', after => '"created"', bytes => 3, times => 1 }, 1 ],
+	[ 'dropped at the first byte', { do => 'drop_answer', times => 1 }, 1 ],
+	[ 'refused', { do => 'refuse' }, 1 ],
+	[ 'never acknowledged', { do => 'hold' }, 1 ],
+	[ 'late', { do => 'delay_answer', ms => 500 }, 2 ])
+{
+	my ($what, $rule, $limit) = @$case;
+	my $name = "watch: $what";
+	my $before = $proxy->hits('watch');
+	wait_for_other($rule);
+	my $begin = time;
+	$other->query($unlock);
+	my $result = $session->result;
+	is($result->{sqlstate}, '', "$name: granted");
+	higher_token($result->{out}, $name);
+	cmp_ok(time - $begin, '<', $limit, "$name: in time");
+	diag sprintf '%-50s granted after %.3f s', "$name:", time - $begin;
+	cmp_ok($proxy->hits('watch'), '>', $before, "$name: the proxy has done it")
+	  if $rule;
+	$session->query($unlock);
+	$proxy->rules;
+}
+
+# Open, acknowledged, and silent from then on.
+{
+	my $name = 'watch: silent';
+	wait_for_other();
+	wait_until(
+		'the watch has been open for a while',
+		sub { $session->{sent} + 1 < time });
+	$proxy->rules({ path => '^/v3/watch$', name => 'silent', do => 'hold_answer' });
+	my $begin = time;
+	$other->query($unlock);
+	my $result = $session->result;
+	is($result->{sqlstate}, '', "$name: granted");
+	higher_token($result->{out}, $name);
+	cmp_ok($proxy->hits('silent'), '>', 0, "$name: the proxy has done it");
+	cmp_ok(time - $begin, '<', 5, "$name: by looking from time to time");
+	diag sprintf '%-50s granted after %.3f s', "$name:", time - $begin;
+	$session->query($unlock);
+	$proxy->rules;
+	$proxy->reset;
+}
+is_left_clean($etcd, $here, $there);
+is(leases(), $leases, 'nothing of this has cost a lease');
+
+#
+# The lease
+#
+
+# Some keepalives that get no answer cost nothing.
+foreach my $do (qw(hold hold_answer drop_answer refuse))
+{
+	my $name = "keepalive, twice: $do";
+	$session->query($lock);
+	$proxy->rules({ path => '/lease/keepalive$', name => $name, do => $do, times => 2 });
+	wait_until('they have failed', sub { $proxy->hits($name) == 2 });
+	$proxy->rules;
+	wait_until(
+		'one is believed again',
+		sub {
+			$here->safe_psql('postgres',
+				"SELECT ttl_left > interval '4 s' FROM etcd_lock_status()") eq 't';
+		});
+	is($session->query("SELECT etcd_lock_check('/name')"), 't',
+		"$name: the lock is held");
+	$session->query($unlock);
+}
+is(leases(), $leases, 'nothing of this has cost a lease');
+
+# All connections are gone, for less than the TTL.
+{
+	my $name = 'no connections for a while';
+	$session->query($lock);
+	$proxy->refuse;
+	my $begin = time;
+	$second->send("SELECT etcd_lock('/new') > 0; SELECT etcd_unlock('/new')");
+	wait_until('a while', sub { time - $begin > 2 });
+	$proxy->accept;
+	is($second->result->{out}, "t\nt", "$name: who came meanwhile is served");
+	is($session->query("SELECT etcd_lock_check('/name')"), 't',
+		"$name: the lock is held");
+	$session->query($unlock);
+	is(leases(), $leases, "$name: with the same lease");
+}
+
+# Keepalives are answered, but the read that must confirm them is not: they are
+# not believed.
+{
+	my $name = 'keepalives that nothing confirms';
+	$session->query($lock);
+	$session->send('SELECT pg_sleep(60)');
+	my $begin = time;
+	$proxy->rules(
+		{ path => '^/v3/kv/range$', do => 'hold_answer' });
+	my $result = $session->result;
+	is($result->{sqlstate}, '57014', "$name: the holder is told");
+	cmp_ok(time - $begin, '<', $ttl, "$name: in time");
+	diag sprintf '%-50s told after %.2f s', "$name:", time - $begin;
+	$proxy->rules;
+	$session->query($unlock);
+	other_gets_it($name, $ttl);
+	is($session->query('SELECT etcd_try_lock(\'/name\')'),
+		't', "$name: afterwards locks are granted");
+	$session->query($unlock);
+}
+
+is_left_clean($etcd, $here, $there);
+$_->quit foreach $session, $second, $other;
+finish($etcd, $here, $there);
+$proxy->stop;
