@@ -240,6 +240,17 @@ still_current(void *arg)
 	return (uint64) (uintptr_t) arg == deadline_epoch(&lock_shared->deadline);
 }
 
+/* The same for answers that can only be asked for again when there is none. */
+static bool
+has_answer(void *arg, const EtcdAnswer *answer)
+{
+	if (!still_current(arg))
+		return false;
+	if (!answer->delivered)
+		retry_later();
+	return answer->delivered;
+}
+
 /* Etcd has refused something: say so, but not again and again. */
 static void
 report(const char *what, const EtcdError *error)
@@ -333,14 +344,9 @@ sentinel_done(void *arg, const EtcdAnswer *answer)
 	EtcdError	error;
 	int64		revision = 0;
 
-	if (!still_current(arg) || state != LEASE_GRANTED)
+	/* When there is no answer it may have been put: the next attempt finds it. */
+	if (!has_answer(arg, answer) || state != LEASE_GRANTED)
 		return;
-	if (!answer->delivered)
-	{
-		/* It may have been put: the next attempt will find it. */
-		retry_later();
-		return;
-	}
 	if (!etcd_decode_txn(answer->body, answer->len, answer->http_status,
 						 &result, &error))
 	{
@@ -485,13 +491,8 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 	EtcdRangeResult result;
 	EtcdError	error;
 
-	if (!still_current(arg))
+	if (!has_answer(arg, answer))
 		return;
-	if (!answer->delivered)
-	{
-		retry_later();
-		return;
-	}
 	if (!etcd_decode_range(answer->body, answer->len, answer->http_status,
 						   &result, &error))
 	{
@@ -536,13 +537,8 @@ keepalive_done(void *arg, const EtcdAnswer *answer)
 	EtcdLeaseResult result;
 	EtcdError	error;
 
-	if (!still_current(arg))
+	if (!has_answer(arg, answer))
 		return;
-	if (!answer->delivered)
-	{
-		retry_later();
-		return;
-	}
 	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
 						   &result, &error))
 	{

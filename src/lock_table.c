@@ -13,8 +13,6 @@
  */
 #include "lock_table.h"
 
-#include <signal.h>
-
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
@@ -22,12 +20,6 @@
 #include "utils/timestamp.h"
 
 #define LOCK_TRANCHE	"etcd_lock"
-
-/*
- * How long the answer to "does another owner wait for this key?" is believed
- * when it was yes, in microseconds.  It may give up.
- */
-#define FOREIGN_WAITER_VALID	INT64CONST(1000000)
 
 LockShared *lock_shared = NULL;
 
@@ -197,8 +189,8 @@ lock_table_hash(void)
  * ----------------------------------------------------------------
  */
 
-static void
-wake_procno(int procno)
+void
+lock_wake_procno(int procno)
 {
 	SetLatch(&ProcGlobal->allProcs[procno].procLatch);
 }
@@ -209,7 +201,7 @@ wake_list(dlist_head *list)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, list)
-		wake_procno(dlist_container(LockHold, link, iter.cur)->procno);
+		lock_wake_procno(dlist_container(LockHold, link, iter.cur)->procno);
 }
 
 /* Everyone who may get further by looking at the entry again. */
@@ -226,7 +218,7 @@ lock_table_wake_worker(void)
 	uint32		procno = pg_atomic_read_u32(&lock_shared->worker_procno);
 
 	if (procno != INVALID_WORKER)
-		wake_procno((int) procno);
+		lock_wake_procno((int) procno);
 }
 
 /* The worker is to look at the entry.  Entry's lock held exclusively. */
@@ -292,300 +284,15 @@ lock_table_start_work(void)
 }
 
 /* ----------------------------------------------------------------
- *		Keys.  All with the entry's lock held exclusively.
+ *		Entries.  All with the entry's lock held.
  * ----------------------------------------------------------------
  */
 
-int
-lock_entry_slot(const LockEntry *entry, uint64 number)
-{
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-	{
-		if (pg_atomic_read_u64(unconstify(pg_atomic_uint64 *,
-										  &entry->keys[i].number)) == number)
-			return i;
-	}
-	return -1;
-}
-
-static bool
-key_is_live(const LockKey *key)
-{
-	return key->state != KEY_FREE && key->state != KEY_DELETING;
-}
-
-static LockKey *
-live_key(LockEntry *entry, LockMode mode)
-{
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-	{
-		LockKey    *key = &entry->keys[i];
-
-		if (key_is_live(key) && key->mode == mode)
-			return key;
-	}
-	return NULL;
-}
-
-static uint64
-key_number(const LockKey *key)
-{
-	return pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &key->number));
-}
-
-static bool
-key_held_valid(const LockKey *key)
-{
-	return key->state == KEY_HELD &&
-		deadline_valid(&lock_shared->deadline, key->epoch);
-}
-
-/*
- * Does a session need this key?  Only one that has PostgreSQL's lock counts:
- * it rides on the key, or asks etcd for it.  Were those counted that wait in
- * PostgreSQL, servers could wait for each other for ever (rule 5).
- */
-bool
-lock_key_needed(const LockEntry *entry, const LockKey *key)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, unconstify(dlist_head *, &entry->owners))
-	{
-		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
-
-		if (hold->superseded)
-			continue;
-		if (hold->state == HOLD_HOLDING
-			? hold->key_number == key_number(key)
-			: hold->mode == key->mode)
-			return true;
-	}
-	return false;
-}
-
-/* Does a session hold the lock by this key? */
-static bool
-key_has_holders(LockEntry *entry, const LockKey *key)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &entry->owners)
-	{
-		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
-
-		if (!hold->superseded && hold->state == HOLD_HOLDING &&
-			hold->key_number == key_number(key))
-			return true;
-	}
-	return false;
-}
-
 /* Does anybody wait in PostgreSQL's lock manager for this name? */
-static bool
-has_waiters(LockEntry *entry)
+bool
+lock_entry_has_waiters(LockEntry *entry)
 {
 	return !dlist_is_empty(&entry->waiters);
-}
-
-void
-lock_key_free(LockEntry *entry, LockKey *key)
-{
-	key->state = KEY_FREE;
-	pg_atomic_write_u64(&key->number, 0);
-	if (key->releaser >= 0)
-		wake_procno(key->releaser);
-	lock_entry_wake(entry);
-}
-
-/*
- * From here on the key is never granted again, whatever etcd or a timeout
- * may say (rule 1).  The worker deletes it; one that was never sent is gone
- * at once.
- */
-void
-lock_key_condemn(LockEntry *entry, LockKey *key)
-{
-	Assert(key_is_live(key));
-
-	if (key->state == KEY_WANTED)
-	{
-		lock_key_free(entry, key);
-		return;
-	}
-	key->state = KEY_DELETING;
-	lock_table_push_work(entry);
-	lock_entry_wake(entry);
-}
-
-/*
- * A new key in the given mode for this hold; NULL when all slots are still
- * taken by dying ones, which wakes us when it changes.
- *
- * A key of one mode condemns that of the other mode unless a session needs
- * it; else it could be adopted later and tokens would run backwards (rule 6).
- */
-static LockKey *
-want_key(LockEntry *entry, LockHold *hold)
-{
-	LockKey    *other;
-	LockKey    *key = NULL;
-
-	other = live_key(entry, hold->mode == LOCK_SHARED ? LOCK_EXCLUSIVE : LOCK_SHARED);
-	if (other != NULL && !lock_key_needed(entry, other))
-		lock_key_condemn(entry, other);
-
-	for (int i = 0; i < LOCK_KEYS_PER_NAME && key == NULL; i++)
-	{
-		if (entry->keys[i].state == KEY_FREE)
-			key = &entry->keys[i];
-	}
-	if (key == NULL)
-		return NULL;
-
-	key->state = KEY_WANTED;
-	key->mode = hold->mode;
-	key->is_try = hold->is_try;
-	key->asker = hold->procno;
-	key->releaser = -1;
-	key->epoch = deadline_epoch(&lock_shared->deadline);
-	key->create_revision = 0;
-	key->window_end = 0;
-	key->window_timer = false;
-	key->checked_until = 0;
-	key->foreign_waiter = false;
-	key->checks_asked = 0;
-	key->checks_done = 0;
-	key->has_tick = hold->has_tick;
-	key->tick = hold->tick;
-	key->namespace_len = hold->namespace_len;
-	pg_atomic_write_u64(&key->number,
-						pg_atomic_fetch_add_u64(&lock_shared->next_number, 1));
-	lock_table_push_work(entry);
-	return key;
-}
-
-/*
- * Etcd has the key; whether it is granted follows.  Sessions that only try
- * look again.
- */
-void
-lock_key_queue(LockEntry *entry, LockKey *key, int64 create_revision)
-{
-	Assert(key->state == KEY_SENT);
-	key->state = KEY_QUEUED;
-	key->create_revision = create_revision;
-	lock_entry_wake(entry);
-}
-
-void
-lock_key_grant(LockEntry *entry, LockKey *key)
-{
-	Assert(key->state == KEY_QUEUED);
-
-	key->state = KEY_HELD;
-	key->fresh = true;
-	key->window_end = clock_now() + (int64) etcd_lock_handoff_window * 1000;
-	lock_entry_wake(entry);
-}
-
-static void
-signal_loss(int pid, int on_loss)
-{
-	if (on_loss == ON_LOSS_CANCEL)
-		kill(pid, SIGINT);
-	else if (on_loss == ON_LOSS_TERMINATE)
-		kill(pid, SIGTERM);
-}
-
-/*
- * The worker and the session's own timer both come here when a deadline has
- * passed; the second one finds that it was told.  May run in a signal handler.
- */
-void
-lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss)
-{
-	uint64		told = pg_atomic_read_u64(&procs[procno].told_epoch);
-
-	if (on_loss == ON_LOSS_WARN)
-		return;
-
-	while (told < epoch)
-	{
-		if (pg_atomic_compare_exchange_u64(&procs[procno].told_epoch, &told, epoch))
-		{
-			signal_loss(pid, on_loss);
-			return;
-		}
-	}
-}
-
-/* etcd has the key no more: whoever holds the lock by it has lost it. */
-void
-lock_key_lost(LockEntry *entry, LockKey *key)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &entry->owners)
-	{
-		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
-
-		if (hold->state == HOLD_HOLDING && hold->key_number == key_number(key))
-		{
-			hold->lost = true;
-			hold->key_number = 0;
-			if (hold->superseded)
-				continue;
-			if (key->epoch == deadline_epoch(&lock_shared->deadline))
-				signal_loss(hold->pid, hold->on_loss);
-			else
-				lock_tell_loss(hold->procno, hold->pid, hold->epoch,
-							   hold->on_loss);
-		}
-	}
-	lock_key_free(entry, key);
-}
-
-/*
- * The key will not be granted: tell those who ask for it.  One that etcd has
- * must be deleted there.
- */
-void
-lock_key_fail(LockEntry *entry, LockKey *key, const LockFailure *failure)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &entry->owners)
-	{
-		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
-
-		if (hold->state != HOLD_ASKED || hold->mode != key->mode)
-			continue;
-		/* Only a try is refused; others who wait with it ask again. */
-		if (failure->kind == FAILURE_REFUSED && !hold->is_try)
-			continue;
-		hold->failure = *failure;
-	}
-	if (key->state == KEY_QUEUED)
-	{
-		lock_key_condemn(entry, key);
-		lock_entry_wake(entry);
-	}
-	else
-		lock_key_free(entry, key);
-}
-
-/* What a look at the queue in etcd has shown about a key that is still there. */
-void
-lock_key_checked(LockEntry *entry, LockKey *key, bool foreign_waiter,
-				 uint64 checks_done)
-{
-	key->foreign_waiter = foreign_waiter;
-	key->checked_until = clock_now() +
-		(foreign_waiter ? FOREIGN_WAITER_VALID :
-		 (int64) etcd_lock_handoff_window * 1000);
-	key->checks_done = Max(key->checks_done, checks_done);
-	lock_entry_wake(entry);
 }
 
 /* Is there a session that wants or has something under this name? */
@@ -610,44 +317,6 @@ lock_entry_remove_if_idle(LockEntry *entry)
 	hash_search_with_hash_value(entries, entry->key, entry->hashcode,
 								HASH_REMOVE, NULL);
 	return true;
-}
-
-/*
- * Keys that no session needs any more go back to etcd, but for one that
- * others here are about to take over: that stays for the rest of its window.
- * Returns how many were condemned, and which.
- */
-static int
-settle_keys(LockEntry *entry, LockReleasedKey *released)
-{
-	int			n = 0;
-
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-	{
-		LockKey    *key = &entry->keys[i];
-
-		if (!key_is_live(key) || lock_key_needed(entry, key))
-			continue;
-		if (has_waiters(entry) && key_held_valid(key) &&
-			clock_now() < key->window_end)
-		{
-			if (!key->window_timer)
-			{
-				key->window_timer = true;
-				lock_table_push_work(entry);
-			}
-			continue;
-		}
-		if (released != NULL && key->state == KEY_HELD)
-		{
-			released[n].key = key;
-			released[n].number = key_number(key);
-			n++;
-			key->releaser = compat_my_procno();
-		}
-		lock_key_condemn(entry, key);
-	}
-	return n;
 }
 
 /* ----------------------------------------------------------------
@@ -747,266 +416,6 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 	return LOCK_WAIT_OK;
 }
 
-static void
-set_state(LockHold *hold, LockHoldState state)
-{
-	LockEntry  *entry = hold->entry;
-
-	dlist_delete(&hold->link);
-	hold->state = state;
-	if (state == HOLD_DRAINING)
-		dlist_push_tail(&entry->drainers, &hold->link);
-	else if (state == HOLD_WAITING)
-		dlist_push_tail(&entry->waiters, &hold->link);
-	else
-		dlist_push_tail(&entry->owners, &hold->link);
-}
-
-/*
- * Having got PostgreSQL's lock, we know that whoever is still recorded as an
- * owner in a conflicting mode has lost it: it is about to drop its record, or
- * an integer key's tag was dropped by pg_advisory_unlock() (rules 13, 18).
- */
-static void
-supersede_others(LockEntry *entry, LockHold *hold)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &entry->owners)
-	{
-		LockHold   *other = dlist_container(LockHold, link, iter.cur);
-
-		if (other->procno != hold->procno &&
-			(hold->mode == LOCK_EXCLUSIVE || other->mode == LOCK_EXCLUSIVE))
-			other->superseded = true;
-	}
-}
-
-/*
- * The next token of the name (rule 10).  When a key has been passed on as
- * often as a token can count, sharers get the last one again; a new exclusive
- * holder never comes here then.
- */
-static int64
-next_token(LockEntry *entry, const LockKey *key)
-{
-	int64		first = key->create_revision << TOKEN_PASS_BITS;
-	int64		token = Max(first, entry->last_token + 1);
-
-	if (token > first + TOKEN_MAX_PASS)
-		token = Max(first + TOKEN_MAX_PASS, entry->last_token);
-	entry->last_token = token;
-	return token;
-}
-
-static LockAskResult
-grant(LockEntry *entry, LockHold *hold, LockKey *key)
-{
-	set_state(hold, HOLD_HOLDING);
-	key->fresh = false;
-	key->has_tick = false;
-	hold->key_number = key_number(key);
-	hold->epoch = key->epoch;
-	hold->token = next_token(entry, key);
-	hold->held_since = GetCurrentTimestamp();
-	return LOCK_ASK_GRANTED;
-}
-
-static LockAskResult
-wait_as_asker(LockHold *hold)
-{
-	if (hold->state != HOLD_ASKED)
-		set_state(hold, HOLD_ASKED);
-	return LOCK_ASK_WAIT;
-}
-
-static LockAskResult
-refuse(LockHold *hold)
-{
-	hold->failure.kind = FAILURE_REFUSED;
-	return LOCK_ASK_FAILED;
-}
-
-/* Does this session hold the lock in the other mode by this very key? */
-static bool
-rides_on(LockEntry *entry, const LockHold *hold, const LockKey *key)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &entry->owners)
-	{
-		LockHold   *other = dlist_container(LockHold, link, iter.cur);
-
-		if (other->procno == hold->procno && other != hold &&
-			other->state == HOLD_HOLDING && !other->superseded &&
-			other->key_number == key_number(key))
-			return true;
-	}
-	return false;
-}
-
-static LockAskResult
-want_and_wait(LockEntry *entry, LockHold *hold)
-{
-	wait_as_asker(hold);
-	(void) want_key(entry, hold);
-	return LOCK_ASK_WAIT;
-}
-
-static bool
-may_pass_on(const LockEntry *entry, const LockKey *key)
-{
-	return entry->last_token <
-		(key->create_revision << TOKEN_PASS_BITS) + TOKEN_MAX_PASS;
-}
-
-static LockAskResult
-ask_exclusive(LockEntry *entry, LockHold *hold)
-{
-	LockKey    *key = live_key(entry, LOCK_EXCLUSIVE);
-
-	if (key == NULL)
-		return want_and_wait(entry, hold);
-
-	switch (key->state)
-	{
-		case KEY_HELD:
-			if (!key_held_valid(key))
-				return wait_as_asker(hold); /* the worker will end the epoch */
-
-			/*
-			 * A session that shares under its own exclusive key may have it
-			 * back whatever the window says: it never let go (rule 9).
-			 */
-			if (rides_on(entry, hold, key))
-				return grant(entry, hold, key);
-			if (hold->has_tick)
-			{
-				/* only by the key that was put together with the tick */
-				if (key->has_tick && key->tick == hold->tick &&
-					key->asker == hold->procno)
-					return grant(entry, hold, key);
-			}
-			else if (key->fresh ||
-					 (clock_now() < key->window_end && may_pass_on(entry, key)))
-				return grant(entry, hold, key);
-			lock_key_condemn(entry, key);
-			return want_and_wait(entry, hold);
-
-		case KEY_QUEUED:
-			if (hold->is_try)
-				return refuse(hold);
-			return wait_as_asker(hold);
-
-		default:
-			/* wanted or sent for somebody who has just left: see its fate */
-			return wait_as_asker(hold);
-	}
-}
-
-/*
- * May a sharer join those who hold this key?  Within the window, yes; when a
- * session here waits for exclusive mode while it shares, too, as it waits for
- * the joiner (rule 8); else only if no other owner waits for the key.
- */
-static LockAskResult
-join(LockEntry *entry, LockHold *hold, LockKey *key)
-{
-	int64		now = clock_now();
-
-	if (key->fresh || now < key->window_end)
-		return grant(entry, hold, key);
-	if (has_waiters(entry) &&
-		dlist_head_element(LockHold, link, &entry->waiters)->upgrader)
-		return grant(entry, hold, key);
-
-	if (now < key->checked_until)
-	{
-		if (!key->foreign_waiter)
-			return grant(entry, hold, key);
-		if (!key_has_holders(entry, key))
-		{
-			lock_key_condemn(entry, key);
-			return want_and_wait(entry, hold);
-		}
-		if (hold->is_try)
-			return refuse(hold);
-
-		/*
-		 * It must wait until the key has drained; a key that has holders is
-		 * never rotated (rule 2).
-		 */
-		set_state(hold, HOLD_DRAINING);
-		return LOCK_ASK_DRAIN;
-	}
-
-	/* With a short window a look may be too old for others, but not for us. */
-	if (hold->check_key == key_number(key) && key->checks_done >= hold->check &&
-		!key->foreign_waiter)
-		return grant(entry, hold, key);
-
-	if (hold->check_key != key_number(key) || key->checks_done >= hold->check)
-	{
-		hold->check_key = key_number(key);
-		hold->check = ++key->checks_asked;
-		lock_table_push_work(entry);
-	}
-	return wait_as_asker(hold);
-}
-
-static LockAskResult
-ask_shared(LockEntry *entry, LockHold *hold)
-{
-	LockKey    *write_key = live_key(entry, LOCK_EXCLUSIVE);
-	LockKey    *key = live_key(entry, LOCK_SHARED);
-
-	if (write_key != NULL && key_held_valid(write_key) &&
-		rides_on(entry, hold, write_key))
-		return grant(entry, hold, write_key);
-
-	/*
-	 * Others ride on an exclusive key only when somebody shares under it: a
-	 * read key must not be younger than a live write key (rule 9).  An idle
-	 * one is given back, so that sharers of other servers get in.
-	 */
-	if (key == NULL && write_key != NULL && lock_key_needed(entry, write_key))
-		key = write_key;
-	if (key == NULL)
-		return want_and_wait(entry, hold);
-
-	if (key_held_valid(key))
-		return join(entry, hold, key);
-	if (key->state == KEY_QUEUED && hold->is_try)
-		return refuse(hold);
-	return wait_as_asker(hold);
-}
-
-/*
- * This session has PostgreSQL's lock: may it have etcd's?  Called again each
- * time the latch is set, until the answer is not LOCK_ASK_WAIT.
- */
-LockAskResult
-lock_table_ask(LockHold *hold)
-{
-	LockEntry  *entry = hold->entry;
-	LWLock	   *lock = lock_entry_lock(entry);
-	LockAskResult result;
-
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (hold->failure.kind != FAILURE_NONE)
-		result = LOCK_ASK_FAILED;
-	else
-	{
-		supersede_others(entry, hold);
-		if (hold->mode == LOCK_EXCLUSIVE)
-			result = ask_exclusive(entry, hold);
-		else
-			result = ask_shared(entry, hold);
-	}
-	LWLockRelease(lock);
-	return result;
-}
-
 /* Does the session already have a place in etcd's queue? */
 bool
 lock_table_is_queued(LockHold *hold)
@@ -1017,7 +426,7 @@ lock_table_is_queued(LockHold *hold)
 	bool		queued;
 
 	LWLockAcquire(lock, LW_SHARED);
-	key = live_key(entry, hold->mode);
+	key = lock_entry_live_key(entry, hold->mode);
 	queued = key != NULL && key->state == KEY_QUEUED;
 	LWLockRelease(lock);
 	return queued;
@@ -1037,7 +446,7 @@ lock_table_drop(LockHold *hold, LockReleasedKey *released)
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	dlist_delete(&hold->link);
-	n = settle_keys(entry, released);
+	n = lock_entry_settle(entry, released);
 	(void) lock_entry_remove_if_idle(entry);
 
 	/* Under the lock, so that nobody who iterates sees it in two lists. */

@@ -23,6 +23,9 @@
  * protects what is reported about the link to etcd; no other lock is taken
  * under it.
  *
+ * lock_table.c has the table itself, lock_keys.c the life of a key, lock_grant.c
+ * the decision who gets a lock.
+ *
  * Who changes what: sessions make keys WANTED and condemn them (DELETING);
  * the worker alone moves a key through SENT, QUEUED and HELD and frees it.
  *
@@ -305,7 +308,18 @@ typedef struct LockChecks
 	uint64		asked[LOCK_KEYS_PER_NAME];
 } LockChecks;
 
-/* With the entry's lock held. */
+/*
+ * Within the entry's lock, by whoever has it: lock_table.c, lock_keys.c.
+ */
+extern void lock_wake_procno(int procno);
+extern bool lock_entry_has_waiters(LockEntry *entry);
+extern LockKey *lock_entry_live_key(LockEntry *entry, LockMode mode);
+extern int	lock_entry_settle(LockEntry *entry, LockReleasedKey *released);
+extern uint64 lock_key_number(const LockKey *key);
+extern bool lock_key_is_live(const LockKey *key);
+extern bool lock_key_held_valid(const LockKey *key);
+extern bool lock_key_has_holders(LockEntry *entry, const LockKey *key);
+extern LockKey *lock_key_want(LockEntry *entry, LockHold *hold);
 extern int	lock_entry_slot(const LockEntry *entry, uint64 number);
 extern bool lock_key_needed(const LockEntry *entry, const LockKey *key);
 extern void lock_key_condemn(LockEntry *entry, LockKey *key);

@@ -9,7 +9,9 @@
  *	worker.c	the loop
  *	names.c		what to do about each name
  *	lease.c		the server's lease, its deadline, keys nobody knows
- *	requests.c	group commit: many operations in one Txn
+ *	requests.c	group commit: what is sent when
+ *	batch.c		a Txn of many operations
+ *	answers.c	what etcd has answered to it
  *	watch.c		watches
  *	link.c		which endpoint, and how it does
  *

@@ -1,0 +1,396 @@
+/*-------------------------------------------------------------------------
+ *
+ * answers.c
+ *	  What etcd has answered to a Txn, item by item.
+ *
+ * Never throw away an answer: what etcd says wins over what the table believes.
+ * Where there is none, the request may still be carried out.  A key that may
+ * have been put so is condemned, its number never used again, and the session
+ * asks anew (README.md, rules 1, 11, 15).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "batch.h"
+
+#define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
+#define REFUSED_PAUSE		INT64CONST(1000000)
+
+/* What became of an item, when its Txn was not carried out. */
+typedef enum Outcome
+{
+	OUTCOME_UNKNOWN,			/* may be carried out yet */
+	OUTCOME_NOT_SENT,			/* surely not */
+	OUTCOME_REFUSED				/* not carried out; *error says why */
+} Outcome;
+
+static LockKey *
+shared_key(const WorkerKey *key)
+{
+	return &key->name->entry->keys[key - key->name->keys];
+}
+
+/* Is the slot still used for the key that the request was about? */
+static bool
+item_is_current(const Item *item)
+{
+	return item->name->entry != NULL && item->key->number == item->number;
+}
+
+static void
+condemn(WorkerKey *key)
+{
+	LockEntry  *entry = key->name->entry;
+	LockKey    *shared = shared_key(key);
+	LWLock	   *lock = lock_entry_lock(entry);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (shared->state != KEY_DELETING)
+	{
+		lock_key_condemn(entry, shared);
+		lock_entry_wake(entry);
+	}
+	LWLockRelease(lock);
+	requests_key(key, PHASE_DELETE);
+}
+
+/* The sessions that ask for this key are told, and it is gone. */
+static void
+fail_key(WorkerKey *key, LockFailureKind kind, int sqlerrcode,
+		 const char *message)
+{
+	LockEntry  *entry = key->name->entry;
+	LockKey    *shared = shared_key(key);
+	LWLock	   *lock = lock_entry_lock(entry);
+	LockFailure failure = {.kind = kind, .sqlerrcode = sqlerrcode};
+
+	strlcpy(failure.message, message, sizeof(failure.message));
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (shared->state == KEY_DELETING)
+		lock_key_free(entry, shared);
+	else
+		lock_key_fail(entry, shared, &failure);
+	LWLockRelease(lock);
+	name_free_key(key);
+}
+
+static int
+sqlerrcode_for(const EtcdError *error)
+{
+	switch (error->code)
+	{
+		case ETCD_PERMISSION_DENIED:
+			return ERRCODE_INSUFFICIENT_PRIVILEGE;
+		case ETCD_UNAUTHENTICATED:
+			return ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
+		case ETCD_RESOURCE_EXHAUSTED:
+			return ERRCODE_DISK_FULL;
+		default:
+			return ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
+	}
+}
+
+static void
+item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
+{
+	int64		now = clock_now();
+
+	if (item->kind == ITEM_STRAY)
+	{
+		/* When it is still there, the next list of keys shows it again. */
+		pfree(item->stray);
+		requests_strays_refused();
+		return;
+	}
+	if (item->kind == ITEM_RANGE)
+	{
+		if (item->name->entry == NULL)
+			return;
+		item->name->range_retry_at = now + RETRY_PAUSE;
+		item->name->range_alone = outcome == OUTCOME_REFUSED;
+		requests_range(item->name);
+		return;
+	}
+	if (!item_is_current(item))
+		return;
+
+	/* A put that may come late is never tried again under the same number. */
+	if ((item->kind == ITEM_PUT || item->kind == ITEM_TRY) &&
+		outcome == OUTCOME_UNKNOWN)
+	{
+		condemn(item->key);
+		return;
+	}
+	if (outcome == OUTCOME_REFUSED && alone && item->kind != ITEM_DELETE &&
+		item->key->phase != PHASE_DELETE)
+	{
+		fail_key(item->key, FAILURE_ERROR, sqlerrcode_for(error), error->message);
+		return;
+	}
+	item->key->alone = outcome == OUTCOME_REFUSED;
+	item->key->retry_at = now +
+		(outcome == OUTCOME_REFUSED ? (alone ? REFUSED_PAUSE : 0) : RETRY_PAUSE);
+	if (item->kind != ITEM_DELETE && item->key->phase != PHASE_DELETE)
+		item->key->sent = false;
+	requests_requeue(item->key);
+}
+
+/* Is the tick claimed already, or a later one?  An odd value counts as one. */
+static bool
+tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
+{
+	char	   *wanted;
+	bool		taken;
+
+	*odd = NULL;
+	key->tick_revision = 0;
+	if (result->nkvs == 0)
+		return false;
+	key->tick_revision = result->kvs[0].mod_revision;
+	if (result->kvs[0].value_len != TICK_LEN)
+	{
+		*odd = result->kvs[0].key;
+		return true;
+	}
+	wanted = batch_tick_value(shared_key(key)->tick);
+	taken = strcmp(result->kvs[0].value, wanted) >= 0;
+	pfree(wanted);
+	return taken;
+}
+
+/* First step of a try, or a second one that found that something has come. */
+static void
+try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
+{
+	QueueView	view;
+	bool		is_free;
+	char	   *odd = NULL;
+
+	if (key->phase != PHASE_TRY)
+	{
+		requests_requeue(key);		/* condemned meanwhile */
+		return;
+	}
+	name_view(key->name, &results[0], &view);
+
+	/*
+	 * Our own key is there: the Txn was carried out twice, and this is the
+	 * second answer.  What the first one did is unknown.
+	 */
+	if (name_has_key(&view, key))
+	{
+		pfree(unconstify(QueueKey *, view.keys));
+		condemn(key);
+		return;
+	}
+	is_free = queue_is_free(&view, key->mode == LOCK_EXCLUSIVE);
+	pfree(unconstify(QueueKey *, view.keys));
+
+	if (is_free && shared_key(key)->has_tick)
+		is_free = !tick_is_taken(key, &results[1], &odd);
+	if (odd != NULL)
+		fail_key(key, FAILURE_ERROR, ERRCODE_DATA_CORRUPTED,
+				 psprintf("key \"%s\" in etcd does not hold a tick", odd));
+	else if (!is_free)
+		fail_key(key, FAILURE_REFUSED, 0, "");
+	else
+	{
+		key->looked = true;
+		key->look_revision = revision;
+		key->sent = false;
+		requests_requeue(key);
+	}
+}
+
+static void
+item_done(Item *item, const EtcdTxnResult *txn)
+{
+	int			first = txn->succeeded ? item->result : item->else_result;
+	WorkerKey  *key = item->key;
+
+	switch (item->kind)
+	{
+		case ITEM_STRAY:
+			pfree(item->stray);
+			break;
+
+		case ITEM_DELETE:
+			if (!item_is_current(item))
+				break;
+			{
+				LockEntry  *entry = item->name->entry;
+				LWLock	   *lock = lock_entry_lock(entry);
+
+				LWLockAcquire(lock, LW_EXCLUSIVE);
+				lock_key_free(entry, shared_key(key));
+				LWLockRelease(lock);
+				name_free_key(key);
+			}
+			break;
+
+		case ITEM_PUT:
+			if (!item_is_current(item))
+				break;
+			if (key->phase == PHASE_DELETE)
+				requests_requeue(key);
+			else
+			{
+				key->phase = PHASE_NONE;
+				name_key_put(key, &txn->results[first], txn->header.revision);
+			}
+			break;
+
+		case ITEM_TRY:
+			if (!item_is_current(item))
+				break;
+			if (key->phase == PHASE_DELETE)
+				requests_requeue(key);
+			else if (txn->succeeded)
+			{
+				key->phase = PHASE_NONE;
+				name_key_put(key, &txn->results[first], txn->header.revision);
+			}
+			else
+				try_looked(key, &txn->results[first], txn->header.revision);
+			break;
+
+		case ITEM_LOOK:
+			if (item_is_current(item))
+				try_looked(key, &txn->results[first], txn->header.revision);
+			break;
+
+		case ITEM_RANGE:
+			item->name->range_alone = false;
+			if (item->name->entry != NULL)
+				name_judge(item->name, &txn->results[first],
+							 txn->header.revision, &item->checks);
+			break;
+	}
+}
+
+/*
+ * Has the answer as many results as the Txn had operations, of the kinds that
+ * we asked for?  Nothing of it is believed otherwise.
+ */
+static bool
+answer_fits(const Batch *batch, const EtcdTxnResult *txn)
+{
+	if (txn->nresults != (txn->succeeded ? batch->nsuccess : batch->nfailure))
+		return false;
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		const Item *item = &batch->items[i];
+		int			first = txn->succeeded ? item->result : item->else_result;
+		EtcdOpType	type;
+
+		type = (item->kind == ITEM_DELETE || item->kind == ITEM_STRAY)
+			? ETCD_OP_DELETE : ETCD_OP_RANGE;
+		if (txn->results[first].type != type)
+			return false;
+		if ((item->kind == ITEM_LOOK || (item->kind == ITEM_TRY && !txn->succeeded)) &&
+			item->has_tick && txn->results[first + 1].type != ETCD_OP_RANGE)
+			return false;
+	}
+	return true;
+}
+
+void
+batch_done(void *arg, const EtcdAnswer *answer)
+{
+	Batch	   *batch = arg;
+	EtcdTxnResult txn;
+	EtcdError	error = {0};
+	Outcome		outcome = OUTCOME_UNKNOWN;
+	bool		done = false;
+
+	requests_batch_ended(batch);
+
+	/* The names stay while we go through the items; see name_release. */
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		Item	   *item = &batch->items[i];
+
+		if (item->key != NULL && item_is_current(item))
+			item->key->in_flight = false;
+		if (item->kind == ITEM_RANGE)
+			item->name->range_in_flight = false;
+	}
+
+	if (!answer->delivered)
+		outcome = answer->ambiguous ? OUTCOME_UNKNOWN : OUTCOME_NOT_SENT;
+	else if (!etcd_decode_txn(answer->body, answer->len, answer->http_status,
+							  &txn, &error))
+	{
+		switch (error.code)
+		{
+			case ETCD_NOT_FOUND:
+				/* a put, but no such lease */
+				if (!batch->is_read &&
+					batch->epoch == deadline_epoch(&lock_shared->deadline))
+					lease_gone("etcd does not know the lease any more");
+				outcome = OUTCOME_NOT_SENT;
+				break;
+			case ETCD_BAD_ANSWER:
+				link_bad_answer(error.message);
+				outcome = OUTCOME_UNKNOWN;
+				break;
+			case ETCD_INVALID_ARGUMENT:
+			case ETCD_PERMISSION_DENIED:
+			case ETCD_RESOURCE_EXHAUSTED:
+			case ETCD_FAILED_PRECONDITION:
+			case ETCD_OUT_OF_RANGE:
+			case ETCD_UNAUTHENTICATED:
+				outcome = OUTCOME_REFUSED;
+				if (strstr(error.message, "too many operations") != NULL &&
+					requests_max_ops > 4)
+				{
+					requests_max_ops /= 2;
+					outcome = OUTCOME_NOT_SENT;
+				}
+				break;
+			default:
+				/* not to be repeated without a pause */
+				link_bad_answer(error.message);
+				outcome = OUTCOME_UNKNOWN;
+				break;
+		}
+	}
+	else if (!answer_fits(batch, &txn))
+	{
+		etcd_txn_result_free(&txn);
+		link_bad_answer("the answer does not fit the request");
+	}
+	else
+	{
+		done = true;
+		if (batch->epoch == deadline_epoch(&lock_shared->deadline))
+			lease_saw_header(&txn.header);
+	}
+
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		Item	   *item = &batch->items[i];
+
+		if (done)
+			item_done(item, &txn);
+		else
+			item_not_done(item, outcome, &error, batch->nitems == 1);
+	}
+	if (done)
+		etcd_txn_result_free(&txn);
+
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		WorkerName *name = batch->items[i].name;
+
+		if (name == NULL)
+			continue;
+		name->in_flight--;
+		if (name->range_again && !name->range_in_flight && name->entry != NULL)
+		{
+			name->range_again = false;
+			requests_range(name);
+		}
+		name_release(name);
+	}
+	pfree(batch);
+}

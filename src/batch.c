@@ -1,0 +1,288 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.c
+ *	  Putting a Txn together: which operations, compares and ranges.
+ *
+ * Each operation that waits in a queue of requests.c becomes an item of a
+ * batch, with the places of its answers; answers.c goes through them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "batch.h"
+
+#include "storage/proc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* Bytes of keys and values in a Txn: etcd takes 1.5 MB, JSON makes it more. */
+#define MAX_BYTES			(512 * 1024)
+
+static MemoryContext building_context = NULL;
+
+/* As etcd keeps it; see TICK_LEN. */
+char *
+batch_tick_value(TimestampTz tick)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (timestamp2tm(tick, NULL, &tm, &fsec, NULL, NULL) != 0)
+		elog(ERROR, "timestamp out of range");
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
+					tm.tm_year, tm.tm_mon, tm.tm_mday,
+					tm.tm_hour, tm.tm_min, tm.tm_sec, (int) fsec);
+}
+
+bool
+batch_has_room(const Building *b, int ncompare, int nsuccess, int nfailure)
+{
+	return b->batch->nitems < MAX_OPS &&
+		b->ncompare + ncompare <= requests_max_ops &&
+		b->nsuccess + nsuccess <= requests_max_ops &&
+		b->nfailure + nfailure <= requests_max_ops &&
+		b->bytes < MAX_BYTES;
+}
+
+/* Is a key of this name to be put by it already? */
+bool
+batch_has_put(const Building *b, const WorkerName *name)
+{
+	for (int i = 0; i < b->batch->nitems; i++)
+	{
+		const Item *item = &b->batch->items[i];
+
+		if (item->kind == ITEM_PUT && item->name == name)
+			return true;
+	}
+	return false;
+}
+
+static Item *
+add_item(Building *b, ItemKind kind, WorkerName *name, WorkerKey *key)
+{
+	Item	   *item = &b->batch->items[b->batch->nitems++];
+
+	memset(item, 0, sizeof(Item));
+	item->kind = kind;
+	item->name = name;
+	item->key = key;
+	item->result = b->nsuccess;
+	item->else_result = b->nfailure;
+	if (name != NULL)
+		name->in_flight++;
+	if (key != NULL)
+	{
+		item->number = key->number;
+		key->in_flight = true;
+		key->sent = true;
+	}
+	return item;
+}
+
+static EtcdRange
+one_key(const char *key)
+{
+	EtcdRange	range = {key, strlen(key), NULL, 0};
+
+	return range;
+}
+
+static EtcdOp
+delete_op(const char *key)
+{
+	EtcdOp		op = {.type = ETCD_OP_DELETE, .range = one_key(key)};
+
+	return op;
+}
+
+static EtcdOp
+queue_op(const WorkerName *name)
+{
+	EtcdOp		op = {.type = ETCD_OP_RANGE, .keys_only = true};
+
+	op.range.key = name->prefix;
+	op.range.key_len = name->name_len + 1;
+	op.range.end = name->prefix_end;
+	op.range.end_len = name->name_len + 1;
+	return op;
+}
+
+static LockKey *
+shared_key(const WorkerKey *key)
+{
+	return &key->name->entry->keys[key - key->name->keys];
+}
+
+static EtcdOp
+put_op(Building *b, const WorkerKey *key)
+{
+	EtcdOp		op = {.type = ETCD_OP_PUT, .range = one_key(key->etcd_key)};
+	const LockKey *shared = &key->name->entry->keys[key - key->name->keys];
+	int			asker = shared->asker;
+
+	op.value = worker_describe(lock_table_proc(asker),
+							   ProcGlobal->allProcs[asker].pid,
+							   GetCurrentTimestamp());
+	op.value_len = strlen(op.value);
+	op.lease = lease_id();
+	b->bytes += op.range.key_len + op.value_len + key->name->name_len * 4;
+	return op;
+}
+
+void
+batch_add_delete(Building *b, WorkerKey *key)
+{
+	(void) add_item(b, ITEM_DELETE, key->name, key);
+	b->success[b->nsuccess++] = delete_op(key->etcd_key);
+	b->failure[b->nfailure++] = delete_op(key->etcd_key);
+	b->bytes += strlen(key->etcd_key) * 2;
+}
+
+/*
+ * The compare makes a request that is carried out twice harmless: the second
+ * time it only shows the queue.
+ */
+void
+batch_add_put(Building *b, WorkerKey *key)
+{
+	Item	   *item = add_item(b, ITEM_PUT, key->name, key);
+	EtcdCompare compare = {
+		.target = ETCD_COMPARE_CREATE, .result = ETCD_COMPARE_EQUAL,
+		.range = one_key(key->etcd_key), .revision = 0
+	};
+
+	item->result = b->nsuccess + 1; /* the range behind the put */
+	b->compare[b->ncompare++] = compare;
+	b->success[b->nsuccess++] = put_op(b, key);
+	b->success[b->nsuccess++] = queue_op(key->name);
+	b->failure[b->nfailure++] = queue_op(key->name);
+}
+
+static char *
+tick_key(const WorkerKey *key)
+{
+	const LockEntry *entry = key->name->entry;
+	const LockKey *shared = &entry->keys[key - key->name->keys];
+
+	return psprintf("%.*s%stick/%s", shared->namespace_len, entry->key,
+					ETCD_LOCK_RESERVED, entry->key + shared->namespace_len);
+}
+
+/*
+ * Second step of a try.  The look has found nobody in the way at
+ * look_revision; if no key has come since, nobody is.  Deeper names come
+ * under the same compare and only cost another look.
+ */
+void
+batch_add_try(Building *b, WorkerKey *key)
+{
+	Item	   *item = add_item(b, ITEM_TRY, key->name, key);
+	EtcdCompare compare = {
+		.target = ETCD_COMPARE_CREATE, .result = ETCD_COMPARE_LESS,
+		.range = queue_op(key->name).range, .revision = key->look_revision + 1
+	};
+
+	item->result = b->nsuccess + 1;
+	item->has_tick = shared_key(key)->has_tick;
+	b->compare[b->ncompare++] = compare;
+	b->success[b->nsuccess++] = put_op(b, key);
+	b->success[b->nsuccess++] = queue_op(key->name);
+	b->failure[b->nfailure++] = queue_op(key->name);
+	if (item->has_tick)
+	{
+		EtcdCompare same_tick = {
+			.target = ETCD_COMPARE_MOD, .result = ETCD_COMPARE_EQUAL,
+			.range = one_key(tick_key(key)), .revision = key->tick_revision
+		};
+		EtcdOp		put = {.type = ETCD_OP_PUT, .range = same_tick.range};
+		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = same_tick.range};
+
+		put.value = batch_tick_value(shared_key(key)->tick);
+		put.value_len = strlen(put.value);
+		b->compare[b->ncompare++] = same_tick;
+		b->success[b->nsuccess++] = put;
+		b->failure[b->nfailure++] = range;
+	}
+}
+
+void
+batch_add_look(Building *b, WorkerKey *key)
+{
+	Item	   *item = add_item(b, ITEM_LOOK, key->name, key);
+
+	item->has_tick = shared_key(key)->has_tick;
+	b->success[b->nsuccess++] = queue_op(key->name);
+	if (item->has_tick)
+	{
+		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = one_key(tick_key(key))};
+
+		b->success[b->nsuccess++] = range;
+	}
+}
+
+void
+batch_add_range(Building *b, WorkerName *name)
+{
+	Item	   *item = add_item(b, ITEM_RANGE, name, NULL);
+
+	/*
+	 * Read without the lock: who asks just now pushes the name into the work
+	 * list, and is served by the next look.
+	 */
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		item->checks.number[i] = pg_atomic_read_u64(&name->entry->keys[i].number);
+		item->checks.asked[i] = name->entry->keys[i].checks_asked;
+	}
+	name->range_queued = false;
+	name->range_in_flight = true;
+	name->range_again = false;
+	b->success[b->nsuccess++] = queue_op(name);
+}
+
+Building *
+batch_start(bool is_read)
+{
+	Building   *b;
+
+	if (building_context == NULL)
+		building_context = AllocSetContextCreate(TopMemoryContext,
+												 "etcd_lock request",
+												 ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(building_context);
+	MemoryContextSwitchTo(building_context);
+	b = palloc0(sizeof(Building));
+	b->batch = MemoryContextAlloc(TopMemoryContext, sizeof(Batch));
+	b->batch->is_read = is_read;
+	b->batch->epoch = deadline_epoch(&lock_shared->deadline);
+	b->batch->nitems = 0;
+	return b;
+}
+
+/* A key with our lease's id that nobody knows. */
+void
+batch_add_stray(Building *b, char *stray)
+{
+	Item	   *item = add_item(b, ITEM_STRAY, NULL, NULL);
+
+	item->stray = stray;
+	b->success[b->nsuccess++] = delete_op(stray);
+	b->failure[b->nfailure++] = delete_op(stray);
+	b->bytes += strlen(stray) * 2;
+}
+
+/* False: out of memory. */
+bool
+batch_encode(Building *b, char **body)
+{
+	EtcdTxn		txn = {
+		b->compare, b->ncompare, b->success, b->nsuccess, b->failure, b->nfailure
+	};
+
+	if (b->ncompare == 0)
+		txn.nfailure = 0;		/* cannot run */
+	b->batch->nsuccess = b->nsuccess;
+	b->batch->nfailure = b->nfailure;
+	*body = etcd_encode_txn(&txn);
+	return *body != NULL;
+}

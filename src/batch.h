@@ -1,0 +1,91 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *	  A Txn of many operations, and what each of them was for.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef BATCH_H
+#define BATCH_H
+
+#include "worker.h"
+
+/*
+ * Operations in a Txn: etcd's default limit, counted on the longest of its
+ * three lists.
+ */
+#define MAX_OPS				128
+
+typedef enum ItemKind
+{
+	ITEM_PUT,
+	ITEM_TRY,
+	ITEM_DELETE,
+	ITEM_STRAY,					/* a key of ours that nobody knows */
+	ITEM_LOOK,					/* first step of a try */
+	ITEM_RANGE					/* look at the queue */
+} ItemKind;
+
+typedef struct Item
+{
+	ItemKind	kind;
+	WorkerName *name;			/* NULL for strays */
+	WorkerKey  *key;			/* PUT, TRY, DELETE, LOOK */
+	uint64		number;
+	char	   *stray;
+	int			result;			/* index of its first answer if all goes well */
+	int			else_result;	/* if a compare fails */
+	bool		has_tick;		/* TRY, LOOK: the tick's answer follows */
+	LockChecks	checks;			/* RANGE */
+} Item;
+
+typedef struct Batch
+{
+	bool		is_read;
+	uint64		epoch;			/* in which it was sent */
+	int			nsuccess;		/* operations in each branch */
+	int			nfailure;
+	int			nitems;
+	Item		items[MAX_OPS];
+} Batch;
+
+/* A Txn being put together. */
+typedef struct Building
+{
+	Batch	   *batch;
+	size_t		bytes;
+	EtcdCompare compare[MAX_OPS];
+	int			ncompare;
+	EtcdOp		success[MAX_OPS];
+	int			nsuccess;
+	EtcdOp		failure[MAX_OPS];
+	int			nfailure;
+} Building;
+
+/* A tick's value in etcd: ISO 8601, UTC, which sorts as text. */
+#define TICK_LEN			27
+
+/* batch.c */
+extern Building *batch_start(bool is_read);
+extern bool batch_has_room(const Building *b, int ncompare, int nsuccess,
+						   int nfailure);
+extern bool batch_has_put(const Building *b, const WorkerName *name);
+extern void batch_add_delete(Building *b, WorkerKey *key);
+extern void batch_add_stray(Building *b, char *stray);
+extern void batch_add_put(Building *b, WorkerKey *key);
+extern void batch_add_try(Building *b, WorkerKey *key);
+extern void batch_add_look(Building *b, WorkerKey *key);
+extern void batch_add_range(Building *b, WorkerName *name);
+extern char *batch_tick_value(TimestampTz tick);
+extern bool batch_encode(Building *b, char **body);
+
+/* answers.c */
+extern void batch_done(void *arg, const EtcdAnswer *answer);
+
+/* requests.c, for answers.c */
+extern int	requests_max_ops;
+extern void requests_batch_ended(const Batch *batch);
+extern void requests_requeue(WorkerKey *key);
+extern void requests_strays_refused(void);
+
+#endif							/* BATCH_H */

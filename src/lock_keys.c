@@ -1,0 +1,342 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock_keys.c
+ *	  The life of a key: wanted, sent, queued, held, deleted, lost.
+ *
+ * All of it with the entry's lock held exclusively.  Sessions want keys and
+ * condemn them; the worker does the rest (lock_table.h).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "lock_table.h"
+
+#include <signal.h>
+
+/*
+ * How long the answer to "does another owner wait for this key?" is believed
+ * when it was yes, in microseconds.  It may give up.
+ */
+#define FOREIGN_WAITER_VALID	INT64CONST(1000000)
+
+int
+lock_entry_slot(const LockEntry *entry, uint64 number)
+{
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		if (pg_atomic_read_u64(unconstify(pg_atomic_uint64 *,
+										  &entry->keys[i].number)) == number)
+			return i;
+	}
+	return -1;
+}
+
+bool
+lock_key_is_live(const LockKey *key)
+{
+	return key->state != KEY_FREE && key->state != KEY_DELETING;
+}
+
+LockKey *
+lock_entry_live_key(LockEntry *entry, LockMode mode)
+{
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		LockKey    *key = &entry->keys[i];
+
+		if (lock_key_is_live(key) && key->mode == mode)
+			return key;
+	}
+	return NULL;
+}
+
+uint64
+lock_key_number(const LockKey *key)
+{
+	return pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &key->number));
+}
+
+bool
+lock_key_held_valid(const LockKey *key)
+{
+	return key->state == KEY_HELD &&
+		deadline_valid(&lock_shared->deadline, key->epoch);
+}
+
+/*
+ * Does a session need this key?  Only one that has PostgreSQL's lock counts:
+ * it rides on the key, or asks etcd for it.  Were those counted that wait in
+ * PostgreSQL, servers could wait for each other for ever (rule 5).
+ */
+bool
+lock_key_needed(const LockEntry *entry, const LockKey *key)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, unconstify(dlist_head *, &entry->owners))
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (hold->superseded)
+			continue;
+		if (hold->state == HOLD_HOLDING
+			? hold->key_number == lock_key_number(key)
+			: hold->mode == key->mode)
+			return true;
+	}
+	return false;
+}
+
+/* Does a session hold the lock by this key? */
+bool
+lock_key_has_holders(LockEntry *entry, const LockKey *key)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (!hold->superseded && hold->state == HOLD_HOLDING &&
+			hold->key_number == lock_key_number(key))
+			return true;
+	}
+	return false;
+}
+
+void
+lock_key_free(LockEntry *entry, LockKey *key)
+{
+	key->state = KEY_FREE;
+	pg_atomic_write_u64(&key->number, 0);
+	if (key->releaser >= 0)
+		lock_wake_procno(key->releaser);
+	lock_entry_wake(entry);
+}
+
+/*
+ * From here on the key is never granted again, whatever etcd or a timeout
+ * may say (rule 1).  The worker deletes it; one that was never sent is gone
+ * at once.
+ */
+void
+lock_key_condemn(LockEntry *entry, LockKey *key)
+{
+	Assert(lock_key_is_live(key));
+
+	if (key->state == KEY_WANTED)
+	{
+		lock_key_free(entry, key);
+		return;
+	}
+	key->state = KEY_DELETING;
+	lock_table_push_work(entry);
+	lock_entry_wake(entry);
+}
+
+/*
+ * A new key in the given mode for this hold; NULL when all slots are still
+ * taken by dying ones, which wakes us when it changes.
+ *
+ * A key of one mode condemns that of the other mode unless a session needs
+ * it; else it could be adopted later and tokens would run backwards (rule 6).
+ */
+LockKey *
+lock_key_want(LockEntry *entry, LockHold *hold)
+{
+	LockKey    *other;
+	LockKey    *key = NULL;
+
+	other = lock_entry_live_key(entry, hold->mode == LOCK_SHARED ? LOCK_EXCLUSIVE : LOCK_SHARED);
+	if (other != NULL && !lock_key_needed(entry, other))
+		lock_key_condemn(entry, other);
+
+	for (int i = 0; i < LOCK_KEYS_PER_NAME && key == NULL; i++)
+	{
+		if (entry->keys[i].state == KEY_FREE)
+			key = &entry->keys[i];
+	}
+	if (key == NULL)
+		return NULL;
+
+	key->state = KEY_WANTED;
+	key->mode = hold->mode;
+	key->is_try = hold->is_try;
+	key->asker = hold->procno;
+	key->releaser = -1;
+	key->epoch = deadline_epoch(&lock_shared->deadline);
+	key->create_revision = 0;
+	key->window_end = 0;
+	key->window_timer = false;
+	key->checked_until = 0;
+	key->foreign_waiter = false;
+	key->checks_asked = 0;
+	key->checks_done = 0;
+	key->has_tick = hold->has_tick;
+	key->tick = hold->tick;
+	key->namespace_len = hold->namespace_len;
+	pg_atomic_write_u64(&key->number,
+						pg_atomic_fetch_add_u64(&lock_shared->next_number, 1));
+	lock_table_push_work(entry);
+	return key;
+}
+
+/*
+ * Etcd has the key; whether it is granted follows.  Sessions that only try
+ * look again.
+ */
+void
+lock_key_queue(LockEntry *entry, LockKey *key, int64 create_revision)
+{
+	Assert(key->state == KEY_SENT);
+	key->state = KEY_QUEUED;
+	key->create_revision = create_revision;
+	lock_entry_wake(entry);
+}
+
+void
+lock_key_grant(LockEntry *entry, LockKey *key)
+{
+	Assert(key->state == KEY_QUEUED);
+
+	key->state = KEY_HELD;
+	key->fresh = true;
+	key->window_end = clock_now() + (int64) etcd_lock_handoff_window * 1000;
+	lock_entry_wake(entry);
+}
+
+static void
+signal_loss(int pid, int on_loss)
+{
+	if (on_loss == ON_LOSS_CANCEL)
+		kill(pid, SIGINT);
+	else if (on_loss == ON_LOSS_TERMINATE)
+		kill(pid, SIGTERM);
+}
+
+/*
+ * The worker and the session's own timer both come here when a deadline has
+ * passed; the second one finds that it was told.  May run in a signal handler.
+ */
+void
+lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss)
+{
+	uint64		told = pg_atomic_read_u64(&lock_table_proc(procno)->told_epoch);
+
+	if (on_loss == ON_LOSS_WARN)
+		return;
+
+	while (told < epoch)
+	{
+		if (pg_atomic_compare_exchange_u64(&lock_table_proc(procno)->told_epoch, &told, epoch))
+		{
+			signal_loss(pid, on_loss);
+			return;
+		}
+	}
+}
+
+/* etcd has the key no more: whoever holds the lock by it has lost it. */
+void
+lock_key_lost(LockEntry *entry, LockKey *key)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (hold->state == HOLD_HOLDING && hold->key_number == lock_key_number(key))
+		{
+			hold->lost = true;
+			hold->key_number = 0;
+			if (hold->superseded)
+				continue;
+			if (key->epoch == deadline_epoch(&lock_shared->deadline))
+				signal_loss(hold->pid, hold->on_loss);
+			else
+				lock_tell_loss(hold->procno, hold->pid, hold->epoch,
+							   hold->on_loss);
+		}
+	}
+	lock_key_free(entry, key);
+}
+
+/*
+ * The key will not be granted: tell those who ask for it.  One that etcd has
+ * must be deleted there.
+ */
+void
+lock_key_fail(LockEntry *entry, LockKey *key, const LockFailure *failure)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (hold->state != HOLD_ASKED || hold->mode != key->mode)
+			continue;
+		/* Only a try is refused; others who wait with it ask again. */
+		if (failure->kind == FAILURE_REFUSED && !hold->is_try)
+			continue;
+		hold->failure = *failure;
+	}
+	if (key->state == KEY_QUEUED)
+	{
+		lock_key_condemn(entry, key);
+		lock_entry_wake(entry);
+	}
+	else
+		lock_key_free(entry, key);
+}
+
+/* What a look at the queue in etcd has shown about a key that is still there. */
+void
+lock_key_checked(LockEntry *entry, LockKey *key, bool foreign_waiter,
+				 uint64 checks_done)
+{
+	key->foreign_waiter = foreign_waiter;
+	key->checked_until = clock_now() +
+		(foreign_waiter ? FOREIGN_WAITER_VALID :
+		 (int64) etcd_lock_handoff_window * 1000);
+	key->checks_done = Max(key->checks_done, checks_done);
+	lock_entry_wake(entry);
+}
+
+/*
+ * Keys that no session needs any more go back to etcd, but for one that
+ * others here are about to take over: that stays for the rest of its window.
+ * Returns how many were condemned, and which.
+ */
+int
+lock_entry_settle(LockEntry *entry, LockReleasedKey *released)
+{
+	int			n = 0;
+
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		LockKey    *key = &entry->keys[i];
+
+		if (!lock_key_is_live(key) || lock_key_needed(entry, key))
+			continue;
+		if (lock_entry_has_waiters(entry) && lock_key_held_valid(key) &&
+			clock_now() < key->window_end)
+		{
+			if (!key->window_timer)
+			{
+				key->window_timer = true;
+				lock_table_push_work(entry);
+			}
+			continue;
+		}
+		if (released != NULL && key->state == KEY_HELD)
+		{
+			released[n].key = key;
+			released[n].number = lock_key_number(key);
+			n++;
+			key->releaser = compat_my_procno();
+		}
+		lock_key_condemn(entry, key);
+	}
+	return n;
+}
