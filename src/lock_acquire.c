@@ -70,7 +70,8 @@ report_lock_timeout(void)
 static void
 snapshot_timeout_handler(void)
 {
-	if (!MyProc->fpVXIDLock)
+	/* A FATAL error leaves the timer armed until the process has ended. */
+	if (MyProc != NULL && !MyProc->fpVXIDLock)
 		CheckDeadLockAlert();
 }
 

@@ -47,21 +47,26 @@ supersede_others(LockEntry *entry, LockHold *hold)
 	}
 }
 
+/* Can a token count one passing-on more? */
+static bool
+may_pass_on(const LockEntry *entry)
+{
+	return (entry->last_token & TOKEN_MAX_PASS) != TOKEN_MAX_PASS;
+}
+
 /*
- * The next token of the name (rule 10).  When a key has been passed on as
- * often as a token can count, sharers get the last one again; a new exclusive
- * holder never comes here then.
+ * The next token of the name (rule 10): counted on from the last one, which
+ * may stem from a younger key than this one (a read key that outlives an
+ * exclusive one).  When no more can be counted, sharers get the last one again;
+ * a new exclusive holder never comes here then.
  */
 static int64
 next_token(LockEntry *entry, const LockKey *key)
 {
-	int64		first = key->create_revision << TOKEN_PASS_BITS;
-	int64		token = Max(first, entry->last_token + 1);
+	int64		next = entry->last_token + (may_pass_on(entry) ? 1 : 0);
 
-	if (token > first + TOKEN_MAX_PASS)
-		token = Max(first + TOKEN_MAX_PASS, entry->last_token);
-	entry->last_token = token;
-	return token;
+	entry->last_token = Max(next, key->create_revision << TOKEN_PASS_BITS);
+	return entry->last_token;
 }
 
 static LockAskResult
@@ -118,13 +123,6 @@ want_and_wait(LockEntry *entry, LockHold *hold)
 	return LOCK_ASK_WAIT;
 }
 
-static bool
-may_pass_on(const LockEntry *entry, const LockKey *key)
-{
-	return entry->last_token <
-		(key->create_revision << TOKEN_PASS_BITS) + TOKEN_MAX_PASS;
-}
-
 static LockAskResult
 ask_exclusive(LockEntry *entry, LockHold *hold)
 {
@@ -153,7 +151,7 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 					return grant(entry, hold, key);
 			}
 			else if (key->fresh ||
-					 (clock_now() < key->window_end && may_pass_on(entry, key)))
+					 (clock_now() < key->window_end && may_pass_on(entry)))
 				return grant(entry, hold, key);
 			lock_key_condemn(entry, key);
 			return want_and_wait(entry, hold);

@@ -369,6 +369,7 @@ drop_at_exit(LocalHold *local, void *arg)
 static void
 exit_callback(int code, Datum arg)
 {
+	loss_unwatch();
 	lock_session_foreach(drop_at_exit, NULL);
 }
 

@@ -57,7 +57,7 @@ loss_timeout_handler(void)
 {
 	uint64		epoch = watched_epoch;
 
-	if (epoch == 0)
+	if (epoch == 0 || MyProc == NULL)
 		return;
 	if (deadline_valid(&lock_shared->deadline, epoch))
 		arm();
