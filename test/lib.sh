@@ -101,12 +101,13 @@ want()
 	missing+=("$package")
 }
 
+# need_packages [PACKAGE...]: install what is missing, and these packages.
 need_packages()
 {
 	local dir="/usr/lib/postgresql"
 
 	choose_postgres
-	missing=()
+	missing=("$@")
 	command -v make >/dev/null || missing+=(make)
 	command -v gcc >/dev/null || missing+=(gcc)
 	command -v prove >/dev/null || missing+=(perl)

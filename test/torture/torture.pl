@@ -1,0 +1,392 @@
+#!/usr/bin/env perl
+#-------------------------------------------------------------------------
+# torture.pl - sessions on several servers lock, while everything else fails
+#
+# Started by test/torture/run or test/run torture; README.md tells what it does
+# and what it checks.
+#-------------------------------------------------------------------------
+use strict;
+use warnings;
+
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use Getopt::Long;
+
+my ($here, %option);
+
+# The library that the servers load is chosen, and a weakened one built, before
+# the modules for tests look for it.
+BEGIN
+{
+	$here = abs_path(dirname(__FILE__));
+	%option = (
+		seconds => 60,
+		seed => int rand 1_000_000,
+		servers => 3,
+		sessions => 24,
+		names => 6,
+		ttl => 3,
+		grace => 5,
+		weaken => '',
+		only => '');
+	GetOptions(\%option, 'seconds=i', 'seed=i', 'servers=i', 'sessions=i',
+		'names=i', 'ttl=i', 'grace=i', 'weaken=s', 'only=s')
+	  && !@ARGV
+	  && $option{weaken} =~ /^(guard|deadline|none|)$/
+	  or die <<'END';
+usage: torture.pl [--seconds N] [--seed N] [--weaken guard|deadline|none]
+                  [--servers N] [--sessions N] [--names N] [--ttl SECONDS]
+                  [--grace SECONDS] [--only FAILURE,...]
+END
+
+	if ($option{weaken} eq 'deadline')
+	{
+		my $dir =
+		  ($ENV{TESTDATADIR} // ($ENV{TESTDIR} // '.') . '/tmp_check') . '/weakened';
+		my $top = abs_path("$here/../..");
+		system("mkdir -p '$dir' && cd '$dir' && "
+			  . "cp -R '$top/Makefile' '$top/etcd_lock.control' '$top/src' '$top/sql' . && "
+			  . "rm -f src/*.o && make -s COPT=-DETCD_LOCK_WEAKEN_DEADLINE "
+			  . "DESTDIR=\"\$PWD/stage\" install >make.log 2>&1") == 0
+		  or die "could not build the weakened library, see $dir/make.log\n";
+		$ENV{ETCD_LOCK_STAGE} = "$dir/stage";
+	}
+}
+
+use lib $here, "$here/../perl";
+use EtcdLockTest;
+use EtcdLockTest::Proxy;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use POSIX qw(WNOHANG);
+use Test::More;
+use Torture::Checker;
+use Torture::EtcdCluster;
+use Torture::Nemesis;
+use Torture::Session;
+use Torture::Wire qw(now nap);
+
+my $aim = $option{weaken} ne '';
+my $weak = $aim && $option{weaken} ne 'none';
+my $user = getpwuid $>;
+my %session;    # pid => number
+my $main = $$;
+
+$option{only} ||= 'worker_stop_long' if $aim;
+
+diag "seed $option{seed}: " . join ' ', map { "$_=$option{$_}" }
+  grep { $option{$_} ne '' && $_ ne 'seed' } sort keys %option;
+
+#
+# What there is
+#
+
+my $etcd = Torture::EtcdCluster->new;
+
+my $store = new_server('store', preload => 0);
+$store->start;
+
+# As in SQL: some are text, some are integers.
+my @names =
+  map { $_ % 5 == 4 ? 1000 + $_ : "'/torture/$_'" } 0 .. $option{names} - 1;
+$store->safe_psql('postgres',
+	"CREATE TABLE counter (name text PRIMARY KEY, value bigint DEFAULT 0,"
+	  . " writer text DEFAULT 'nobody', fence bigint DEFAULT 0, fenced bigint DEFAULT 0);"
+	  . join('', map { "INSERT INTO counter VALUES (\$\$$_\$\$);" } @names));
+
+my (@nodes, @proxies);
+foreach my $i (0 .. $option{servers} - 1)
+{
+	# A server's links to all members can fail without those of the others;
+	# each begins with another member.
+	$proxies[$i] =
+	  [ map { EtcdLockTest::Proxy->new($etcd->url(($i + $_) % 3)) } 0 .. 2 ];
+	my $node = new_server(
+		"server$i",
+		endpoints => join(',', map { $_->url } @{ $proxies[$i] }),
+		conf => join "\n",
+		"etcd_lock.lease_ttl = '$option{ttl}s'",
+		"etcd_lock.connect_timeout = '3s'",
+		"etcd_lock.request_timeout = '2s'",
+		$option{weaken} eq 'guard'
+		? ("etcd_lock.commit_guard = 'off'", "etcd_lock.on_loss = 'warn'", '')
+		: '');
+	$node->start;
+	$node->safe_psql('postgres',
+		'CREATE EXTENSION etcd_lock; CREATE TABLE done (id text PRIMARY KEY, token bigint)');
+	push @nodes, $node;
+}
+
+sub log_of { return "$PostgreSQL::Test::Utils::log_path/$_[0].jsonl" }
+
+my $nemesis = Torture::Nemesis->new(
+	seed => $option{seed},
+	ttl => $option{ttl},
+	nodes => \@nodes,
+	etcd => $etcd,
+	proxies => \@proxies,
+	user => $user,
+	aim => $aim,
+	log => "$PostgreSQL::Test::Utils::log_path/nemesis.log",
+	only => [
+		  $option{only}
+		? split(/,/, $option{only})
+		: Torture::Nemesis->kinds
+	]);
+
+#
+# The run
+#
+
+my $began = now();
+foreach my $number (0 .. $option{sessions} - 1)
+{
+	my $server = $number % @nodes;
+	my $pid = Torture::Session::start(
+		number => $number,
+		server => $server,
+		seed => $option{seed},
+		names => \@names,
+		ttl => $option{ttl},
+		aim => $aim,
+		user => $user,
+		socket => socket_of($nodes[$server]),
+		store => socket_of($store),
+		log => log_of("session$number"));
+	$session{$pid} = $number;
+}
+
+sub socket_of { my ($node) = @_; return $node->host . '/.s.PGSQL.' . $node->port }
+
+my $bad_ends = 0;
+
+
+nap(2);
+while (now() < $began + $option{seconds})
+{
+	$nemesis->step;
+	nap(0.02);
+}
+
+kill 'USR1', keys %session;
+my $is_healed = $nemesis->heal_all;
+my $healed = now();
+nap(0.1) while now() < $healed + $option{ttl} + $option{grace};
+kill 'USR2', keys %session;
+my $until = now() + 60;
+while (now() < $until)
+{
+	reap_sessions();
+	last unless %session;
+	nap(0.1);
+}
+
+# Only them: others wait for their own children.
+sub reap_sessions
+{
+	foreach my $pid (keys %session)
+	{
+		next unless waitpid($pid, WNOHANG) == $pid;
+		$bad_ends++ if $?;
+		delete $session{$pid};
+	}
+	return;
+}
+
+#
+# What became of it
+#
+
+my @stuck = values %session;
+my @events;
+foreach my $number (0 .. $option{sessions} - 1)
+{
+	open my $file, '<', log_of("session$number") or die "session $number: $!";
+	push @events, map { decode_json($_) } <$file>;
+}
+@events = sort { ($a->{at} // $a->{done} // 0) <=> ($b->{at} // $b->{done} // 0) } @events;
+
+my %rows;
+foreach my $i (0 .. $#nodes)
+{
+	$rows{$i}{$_} = 1
+	  foreach split /\n/, $nodes[$i]->safe_psql('postgres', 'SELECT id FROM done');
+}
+my %fenced = map { split /\t/ }
+  split /\n/, $store->safe_psql('postgres', "SELECT name || E'\\t' || fenced FROM counter");
+my @committed = Torture::Checker::committed(\@events, \%rows);
+my @robbed = Torture::Checker::robbed(\@committed, [ $nemesis->thefts ]);
+my %is_robbed = map { $_ => 1 } @robbed;
+my @guarded = grep { !$is_robbed{$_} } @committed;
+
+# A test for nothing wrong; else the first few of what is.
+sub none
+{
+	my ($name, @found) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	ok(!@found, $name)
+	  or diag(@found . " found, seed $option{seed}:\n" . join "\n",
+		@found[ 0 .. ($#found < 4 ? $#found : 4) ]);
+	return;
+}
+
+my @lost_updates = Torture::Checker::lost_updates(@guarded);
+my @overlaps = Torture::Checker::overlaps(@guarded);
+my @fence = Torture::Checker::fence_violations(\@events, \%fenced);
+my $again = 0;
+
+if ($weak)
+{
+	ok(@lost_updates > 0, "weakened, $option{weaken}: lost updates are found");
+	ok(@overlaps > 0, "weakened, $option{weaken}: two holders at a time are found");
+	diag scalar(@lost_updates) . ' lost updates, ' . @overlaps . ' overlaps; the first ones:';
+	diag $_ foreach grep { defined } $lost_updates[0], $overlaps[0];
+	none('fencing by the token holds all the same', @fence);
+}
+else
+{
+	none('no update was lost', @lost_updates);
+	none('no two held a lock at the same time', @overlaps);
+	none('nothing changed under a shared lock',
+		Torture::Checker::shared_violations(@guarded));
+	none('tokens rise in the order of commits',
+		Torture::Checker::token_violations(@guarded));
+	none('what is told of a commit is true',
+		Torture::Checker::row_violations(\@events, \%rows));
+	none('fencing by the token has kept every write', @fence);
+	check_recovery();
+}
+check_what_ran();
+check_what_is_left();
+summary();
+done_testing();
+
+# Every session was granted a lock again, and soon.
+sub check_recovery
+{
+	my %again;
+	foreach my $event (grep { $_->{t} eq 'grant' && $_->{at} > $healed } @events)
+	{
+		$again{ $event->{session} } //= $event->{at} - $healed;
+	}
+	foreach (values %again) { $again = $_ if $_ > $again }
+	ok($is_healed, 'servers and etcd are up again');
+	none(
+		"everybody was granted again within $option{ttl} + $option{grace} s",
+		map { "session $_: " . ($again{$_} // 'never') }
+		  grep { ($again{$_} // 1e9) > $option{ttl} + $option{grace} }
+		  0 .. $option{sessions} - 1);
+	return;
+}
+
+sub check_what_ran
+{
+	none('no session hangs', map { "session $_" } @stuck);
+	none('no statement hangs',
+		map { "session $_->{session}: $_->{sql}" }
+		  grep { $_->{t} eq 'op' && $_->{end} eq 'stuck' } @events);
+	is($bad_ends, 0, 'no session ended by a fault of the test');
+	my %kind;
+	$kind{"$_->{mode} $_->{scope}"}++ foreach @committed;
+	is(scalar(keys %kind), 4, 'exclusive and shared locks of both scopes were in use')
+	  or diag explain \%kind;
+
+	none(
+		'no server crashed by itself',
+		map {
+			my $node = $_;
+			map { $node->name . ": $_" }
+			  grep { /PANIC|TRAP:|terminated by signal (?!9\b)/ }
+			  split /\n/, PostgreSQL::Test::Utils::slurp_file($node->logfile)
+		} @nodes);
+	return;
+}
+
+# Nothing of a lock stays behind while the servers run, nothing at all after.
+sub check_what_is_left
+{
+	$_->rules foreach map { @$_ } @proxies;
+	foreach my $node (@nodes)
+	{
+		none_soon('no row is left in etcd_locks of ' . $node->name,
+			sub { [ split /\n/, $node->safe_psql('postgres', 'SELECT * FROM etcd_locks') ] });
+	}
+	none_soon('no lock is left in etcd', sub { $etcd->any('lock_keys') });
+	none_soon(
+		'one lease for each server',
+		sub {
+			my $leases = $etcd->any('leases') // return;
+			return @$leases == @nodes ? [] : $leases;
+		});
+	$_->stop('fast') foreach @nodes;
+	none_soon('servers stopped: no key is left in etcd', sub { $etcd->any('keys', '') });
+	none_soon('servers stopped: no lease is left in etcd', sub { $etcd->any('leases') });
+	return;
+}
+
+sub none_soon
+{
+	my ($name, $list) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $left;
+	my $until = now() + $option{ttl} + $option{grace};
+	while (1)
+	{
+		$left = $list->();
+		last if $left && !@$left || now() > $until;
+		nap(0.1);
+	}
+	none($name, $left ? @$left : 'etcd does not answer');
+	return;
+}
+
+sub summary
+{
+	my (%end, %outcome);
+	$end{ $_->{end} }++ foreach grep { $_->{t} eq 'op' } @events;
+	$outcome{ $_->{outcome} . ($_->{state} ? " $_->{state}" : '') }++
+	  foreach grep { $_->{t} eq 'txn' } @events;
+	my $operations = 0;
+	$operations += $_ foreach values %end;
+	my $wait = 0;
+	foreach (grep { $_->{t} eq 'grant' } @events)
+	{
+		$wait = $_->{at} - $_->{asked} if $_->{at} - $_->{asked} > $wait;
+	}
+	my $count = $nemesis->count;
+	my $nemeses = 0;
+	$nemeses += $_ foreach values %$count;
+
+	diag "seed $option{seed}, $option{seconds} s";
+	diag "operations: $operations, by their end: " . in_words(\%end);
+	diag 'guarded transactions: ' . in_words(\%outcome);
+	diag 'commits: ' . @committed . ', of them unconfirmed '
+	  . (grep { $_->{outcome} eq 'unknown' } @committed)
+	  . ', warned of a loss ' . (grep { $_->{warned} } @committed)
+	  . ', not judged because robbed ' . @robbed;
+	diag 'refused commits: ' . ($outcome{'refused EL002'} // 0) . ', losses: '
+	  . (($end{EL001} // 0) + ($end{EL002} // 0) + ($end{lost} // 0));
+	diag "nemesis: $nemeses, " . in_words($count);
+	diag sprintf 'longest wait for a lock: %.2f s; granted again at the end after %.2f s',
+	  $wait, $again;
+	return;
+}
+
+sub in_words
+{
+	my ($count) = @_;
+	return join ', ', map { "$_ $count->{$_}" } sort keys %$count;
+}
+
+# Sessions end with the test.
+END
+{
+	my $exit_code = $?;
+	if (defined $main && $$ == $main)
+	{
+		kill 'KILL', keys %session;
+		if ($nemesis) { $_->resume foreach $etcd->members }
+	}
+	$? = $exit_code;
+}
