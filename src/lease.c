@@ -269,7 +269,10 @@ report(const char *what, const EtcdError *error)
 	link_note_error(error->message);
 	if (error->code == ETCD_BAD_ANSWER)
 		link_bad_answer(error->message);
-	next_time = clock_now() + REFUSED_PAUSE;
+
+	/* A member without a leader: the next one may have one. */
+	next_time = clock_now() +
+		(error->code == ETCD_UNAVAILABLE ? RETRY_PAUSE : REFUSED_PAUSE);
 }
 
 /* ---- what went before ---- */
