@@ -510,8 +510,9 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 	{
 		lock_key_queue(name->entry, shared, own->create_revision);
 		judge_queued(key, &view,
-					 watch_is_open(name->watch) && name->event_revision <= revision);
-		if (key->waiting && name->event_revision > revision)
+					 watch_covers(name->watch, revision) &&
+					 name->event_revision <= revision);
+		if (key->waiting && watch_is_open(name->watch) && !key->ahead_known)
 			requests_range(name);
 	}
 	LWLockRelease(lock);
@@ -566,7 +567,8 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	 * look once more.  (A watch that is not acknowledged yet looks again when
 	 * it is.)
 	 */
-	watched = watch_is_open(name->watch) && name->event_revision <= revision;
+	watched = watch_covers(name->watch, revision) &&
+		name->event_revision <= revision;
 	if (name->waiting && name->event_revision > revision)
 	{
 		name->range_again = true;

@@ -29,6 +29,7 @@ struct Watch
 	EtcdStream	stream;
 	uint64		generation;		/* of the link it was opened on */
 	bool		created;		/* acknowledged by etcd */
+	int64		revision;		/* as of then: it tells what comes behind */
 	bool		in_feed;		/* stream is in use: close later */
 	bool		doomed;
 	bool		closed;			/* by its owner, who is not to be called */
@@ -42,11 +43,21 @@ watch_count(void)
 	return nwatches;
 }
 
-/* Acknowledged, so that it tells of each deletion? */
+/* Acknowledged by etcd? */
 bool
 watch_is_open(const Watch *watch)
 {
 	return watch != NULL && watch->created && !watch->doomed;
+}
+
+/*
+ * Does it tell of each deletion behind this revision?  Not of those between an
+ * answer that is older than the watch and the watch.
+ */
+bool
+watch_covers(const Watch *watch, int64 revision)
+{
+	return watch_is_open(watch) && revision >= watch->revision;
 }
 
 /* On the endpoint that is in use now? */
@@ -106,6 +117,7 @@ message(void *arg, const char *text, size_t len)
 	else if (msg.created)
 	{
 		watch->created = true;
+		watch->revision = msg.header.revision;
 		watch->callbacks->created(watch->arg);
 	}
 	for (int i = 0; i < msg.nevents && !watch->doomed; i++)

@@ -155,6 +155,7 @@ extern Watch *watch_open(const EtcdRange *range, const WatchCallbacks *callbacks
 						 void *arg);
 extern void watch_close(Watch *watch);
 extern bool watch_is_open(const Watch *watch);
+extern bool watch_covers(const Watch *watch, int64 revision);
 extern bool watch_is_current(const Watch *watch);
 extern int	watch_count(void);
 
