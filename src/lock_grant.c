@@ -177,7 +177,8 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 {
 	int64		now = clock_now();
 
-	if (key->fresh || now < key->window_end)
+	if (key->fresh || hold->asked_key == lock_key_number(key) ||
+		now < key->window_end)
 		return grant(entry, hold, key);
 	if (lock_entry_has_waiters(entry) &&
 		dlist_head_element(LockHold, link, &entry->waiters)->upgrader)

@@ -196,8 +196,18 @@ lock_key_queue(LockEntry *entry, LockKey *key, int64 create_revision)
 void
 lock_key_grant(LockEntry *entry, LockKey *key)
 {
+	dlist_iter	iter;
+
 	Assert(key->state == KEY_QUEUED);
 
+	/* Whoever asked has a right to it, however late it looks. */
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (hold->state == HOLD_ASKED && hold->mode == key->mode)
+			hold->asked_key = lock_key_number(key);
+	}
 	key->state = KEY_HELD;
 	key->fresh = true;
 	key->window_end = clock_now() + (int64) etcd_lock_handoff_window * 1000;

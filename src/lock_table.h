@@ -175,6 +175,9 @@ typedef struct LockHold
 	int			session_count;	/* how often, for etcd_locks */
 	int			xact_count;
 
+	uint64		asked_key;		/* number of the key that was granted while the
+								 * session asked for it */
+
 	/* a look at the queue that was asked for, to join those who share */
 	uint64		check_key;		/* number of the key */
 	uint64		check;			/* see LockKey.checks_asked */
