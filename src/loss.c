@@ -142,7 +142,8 @@ translate_cancel(MemoryContext context)
 			 errmsg("canceling statement because etcd lock \"%s\" was lost",
 					lost_name(lost)),
 			 errdetail("This session held it with token " INT64_FORMAT "; another server may have it now.",
-					   lost->token)));
+					   lost->token),
+			 errhint("Roll back, release a lock of the session with etcd_unlock(), and retry.")));
 }
 
 /*
