@@ -30,8 +30,8 @@ lock_entry_slot(const LockEntry *entry, uint64 number)
 	return -1;
 }
 
-bool
-lock_key_is_live(const LockKey *key)
+static bool
+key_is_live(const LockKey *key)
 {
 	return key->state != KEY_FREE && key->state != KEY_DELETING;
 }
@@ -43,7 +43,7 @@ lock_entry_live_key(LockEntry *entry, LockMode mode)
 	{
 		LockKey    *key = &entry->keys[i];
 
-		if (lock_key_is_live(key) && key->mode == mode)
+		if (key_is_live(key) && key->mode == mode)
 			return key;
 	}
 	return NULL;
@@ -121,7 +121,7 @@ lock_key_free(LockEntry *entry, LockKey *key)
 void
 lock_key_condemn(LockEntry *entry, LockKey *key)
 {
-	Assert(lock_key_is_live(key));
+	Assert(key_is_live(key));
 
 	if (key->state == KEY_WANTED)
 	{
@@ -327,7 +327,7 @@ lock_entry_settle(LockEntry *entry, LockReleasedKey *released)
 	{
 		LockKey    *key = &entry->keys[i];
 
-		if (!lock_key_is_live(key) || lock_key_needed(entry, key))
+		if (!key_is_live(key) || lock_key_needed(entry, key))
 			continue;
 		if (lock_entry_has_waiters(entry) && lock_key_held_valid(key) &&
 			clock_now() < key->window_end)

@@ -77,16 +77,6 @@ lock_session_has_tag(const LocalHold *local)
 								  lock_session_pgmode(local->mode));
 }
 
-int64
-lock_session_counted(const LocalHold *local)
-{
-	int64		sum = 0;
-
-	for (int i = 0; i < local->nowners; i++)
-		sum += local->owners[i].count;
-	return sum;
-}
-
 bool
 lock_session_holds_any(void)
 {

@@ -59,7 +59,6 @@ extern LocalHold *lock_session_find(const LockName *name, LockMode mode);
 extern LocalHold *lock_session_enter(const LockName *name, LockMode mode);
 extern void lock_session_forget(LocalHold *local);
 extern void lock_session_count(LocalHold *local, ResourceOwner owner, int64 add);
-extern int64 lock_session_counted(const LocalHold *local);
 extern bool lock_session_has_tag(const LocalHold *local);
 extern void lock_session_flush_commits(void);
 extern bool lock_session_holds_any(void);

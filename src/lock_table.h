@@ -319,7 +319,6 @@ extern bool lock_entry_has_waiters(LockEntry *entry);
 extern LockKey *lock_entry_live_key(LockEntry *entry, LockMode mode);
 extern int	lock_entry_settle(LockEntry *entry, LockReleasedKey *released);
 extern uint64 lock_key_number(const LockKey *key);
-extern bool lock_key_is_live(const LockKey *key);
 extern bool lock_key_held_valid(const LockKey *key);
 extern bool lock_key_has_holders(LockEntry *entry, const LockKey *key);
 extern LockKey *lock_key_want(LockEntry *entry, LockHold *hold);

@@ -190,7 +190,7 @@ name_free_key(WorkerKey *key)
 }
 
 /* Forget the keys that were freed while the entry's lock was held. */
-void
+static void
 name_forget_freed(WorkerName *name)
 {
 	name->in_flight++;			/* until we are through with it */

@@ -130,7 +130,6 @@ extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
 extern void name_free_key(WorkerKey *key);
-extern void name_forget_freed(WorkerName *name);
 extern void name_release(WorkerName *name);
 
 /* requests.c */
