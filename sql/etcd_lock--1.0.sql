@@ -307,14 +307,16 @@ CREATE TABLE etcd_lock_fences (
 SELECT pg_catalog.pg_extension_config_dump('etcd_lock_fences', '');
 
 -- True, and the token is noted, unless a higher one was seen before.  A writer
--- with an older token that comes meanwhile waits for this transaction.
+-- with an older token that comes meanwhile waits for this transaction.  Like all
+-- functions it fails where the module is not loaded: by etcd_lock_status().
 CREATE FUNCTION etcd_lock_fence(name text, token bigint)
 RETURNS boolean
 LANGUAGE SQL STRICT VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 BEGIN ATOMIC
 	WITH raised AS (
 		INSERT INTO etcd_lock_fences AS f (name, token)
-		VALUES (etcd_lock_fence.name, etcd_lock_fence.token)
+		SELECT etcd_lock_fence.name, etcd_lock_fence.token
+		FROM etcd_lock_status()
 		ON CONFLICT (name) DO UPDATE SET token = excluded.token
 		WHERE f.token OPERATOR(pg_catalog.<=) excluded.token
 		RETURNING 1)

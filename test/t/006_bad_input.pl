@@ -296,8 +296,7 @@ $here->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 	$session->quit;
 }
 
-# Without shared_preload_libraries every function says what is missing, but for
-# etcd_lock_fence(), which needs nothing but its table.
+# Without shared_preload_libraries every function says what is missing.
 my $plain = new_server('plain', preload => 0);
 $plain->start;
 $plain->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
@@ -314,7 +313,6 @@ SELECT p.prokind, p.proname, array_to_string(ARRAY(
          SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY
                 AS u(t, n) ORDER BY n), ',')
   FROM pg_proc p
-  JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'c'
   JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
   JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'etcd_lock'
  WHERE d.deptype = 'e'
