@@ -3,14 +3,15 @@
 --
 CREATE EXTENSION etcd_lock;
 
--- Every function for locks, with its arguments and result
+-- Every function for locks, with its arguments and result; pg_advisory.sql has
+-- those of etcd_advisory
 SELECT p.oid::regprocedure AS function,
        CASE p.prokind WHEN 'p' THEN 'CALL' ELSE pg_get_function_result(p.oid) END
          AS result
   FROM pg_proc p
   JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
   JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'etcd_lock'
- WHERE d.deptype = 'e'
+ WHERE d.deptype = 'e' AND p.pronamespace <> 'etcd_advisory'::regnamespace
  ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- All of them are VOLATILE, PARALLEL UNSAFE, STRICT (a procedure cannot be) and

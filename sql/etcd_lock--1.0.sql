@@ -323,6 +323,119 @@ BEGIN ATOMIC
 	SELECT pg_catalog.count(*) OPERATOR(pg_catalog.>) 0 FROM raised;
 END;
 
+-- For programs that know pg_advisory_lock() only: PostgreSQL's 21 functions once
+-- more, with the same arguments and results, in a schema that a search_path puts
+-- before pg_catalog.  The schema is open to all, so that a role without EXECUTE
+-- gets an error, and not PostgreSQL's own function behind it.
+
+CREATE SCHEMA etcd_advisory;
+GRANT USAGE ON SCHEMA etcd_advisory TO PUBLIC;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_lock(bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_lock_shared(bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_xact_lock(bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_xact_lock_shared(bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_lock(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_lock_shared(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_xact_lock(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_xact_lock_shared(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_unlock(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_unlock_shared(bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_lock(integer, integer)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_lock_shared(integer, integer)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_xact_lock(integer, integer)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_xact_lock_shared(integer, integer)
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_lock(integer, integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_lock_shared(integer, integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_xact_lock(integer, integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_try_advisory_xact_lock_shared(integer, integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_try_xact_lock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_unlock(integer, integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_unlock_shared(integer, integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock_shared'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_advisory.pg_advisory_unlock_all()
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock_all'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- A lock reaches other servers, so nobody may lock who was not told to.
 DO $$
 DECLARE

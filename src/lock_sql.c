@@ -36,6 +36,9 @@ PG_FUNCTION_INFO_V1(etcd_lock_sql_try_once);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_unlock);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_unlock_shared);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_unlock_all);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_advisory_unlock);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_advisory_unlock_shared);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_advisory_unlock_all);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_wait);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_token);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_check);
@@ -103,17 +106,23 @@ set_wait(LockRequest *request, const Interval *wait)
 		request->is_try = true;
 }
 
+/* A pooler may have given the connection to another client before the unlock. */
 static void
 check_session_lock(void)
 {
-	if (etcd_lock_session_locks == SESSION_LOCKS_ON)
-		return;
-	ereport(etcd_lock_session_locks == SESSION_LOCKS_OFF ? ERROR : WARNING,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("etcd locks of the session are not allowed here"),
-			 errdetail("Behind a pooler that shares connections, another client would go on with the lock."),
-			 errhint("Use etcd_xact_lock(), which ends with the transaction, or see the configuration parameter \"%s\".",
-					 "etcd_lock.session_locks")));
+	if (etcd_lock_session_locks == SESSION_LOCKS_OFF)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("session-level etcd locks are not allowed here"),
+				 errdetail("\"%s\" is off: behind a pooler that shares connections, another client would go on with the lock.",
+						   "etcd_lock.session_locks"),
+				 errhint("Use a transaction-level lock, as by etcd_xact_lock().")));
+	if (etcd_lock_session_locks == SESSION_LOCKS_WARN)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("session-level etcd lock in a session that may be shared"),
+				 errdetail("Behind a pooler that shares connections, another client goes on with the lock."),
+				 errhint("Use a transaction-level lock, as by etcd_xact_lock().")));
 }
 
 static int64
@@ -232,6 +241,45 @@ etcd_lock_sql_unlock_all(PG_FUNCTION_ARGS)
 	lock_require_preload();
 	lock_session_unlock_all();
 	PG_RETURN_VOID();
+}
+
+/*
+ * The functions of schema etcd_advisory.  Those that lock are the ones above: a
+ * result that is declared void is not looked at.  What is not ours, or not held
+ * at all, is PostgreSQL's business, with its own warning.
+ */
+static Datum
+advisory_unlock(FunctionCallInfo fcinfo, LockMode mode, PGFunction unlock_int8,
+				PGFunction unlock_int4)
+{
+	LockName	name;
+	int			used = get_name(fcinfo, &name);
+
+	if (lock_session_unlock(&name, mode))
+		PG_RETURN_BOOL(true);
+	return used == 1 ? unlock_int8(fcinfo) : unlock_int4(fcinfo);
+}
+
+Datum
+etcd_lock_sql_advisory_unlock(PG_FUNCTION_ARGS)
+{
+	return advisory_unlock(fcinfo, LOCK_EXCLUSIVE, pg_advisory_unlock_int8,
+						   pg_advisory_unlock_int4);
+}
+
+Datum
+etcd_lock_sql_advisory_unlock_shared(PG_FUNCTION_ARGS)
+{
+	return advisory_unlock(fcinfo, LOCK_SHARED, pg_advisory_unlock_shared_int8,
+						   pg_advisory_unlock_shared_int4);
+}
+
+Datum
+etcd_lock_sql_advisory_unlock_all(PG_FUNCTION_ARGS)
+{
+	lock_require_preload();
+	lock_session_unlock_all();
+	return pg_advisory_unlock_all(fcinfo);
 }
 
 /*

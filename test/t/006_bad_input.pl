@@ -309,7 +309,7 @@ $plain->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 		interval => q{interval '1 s'},
 		'timestamp with time zone' => 'now()');
 	my @functions = split /\n/, $session->query(<<'SQL');
-SELECT p.prokind, p.proname, array_to_string(ARRAY(
+SELECT p.prokind, p.pronamespace::regnamespace || '.' || p.proname, array_to_string(ARRAY(
          SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY
                 AS u(t, n) ORDER BY n), ',')
   FROM pg_proc p
