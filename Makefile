@@ -21,7 +21,7 @@ WARNINGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 
 PG_CPPFLAGS = -I$(srcdir)/src
 PG_CFLAGS = $(WARNINGS)
-SHLIB_LINK = -lcurl -lcjson
+SHLIB_LINK = -lcurl -lcjson $(filter -lcrypto, $(LIBS))
 
 # Nothing in here is worth inlining into queries, and bitcode needs clang.
 override with_llvm = no

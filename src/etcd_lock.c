@@ -26,6 +26,9 @@ PGDLLEXPORT void _PG_init(void);
 
 char	   *etcd_lock_endpoints;
 char	   *etcd_lock_namespace;
+char	   *etcd_lock_cacert;
+char	   *etcd_lock_cert;
+char	   *etcd_lock_key;
 int			etcd_lock_lease_ttl;
 int			etcd_lock_handoff_window;
 int			etcd_lock_connect_timeout;
@@ -61,6 +64,46 @@ static const struct config_enum_entry session_locks_options[] = {
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
+/*
+ * Is it http[s]://host[:port], and nothing else?  A user's name in it, a path
+ * or a line's end would go into requests.
+ */
+static bool
+is_endpoint(const char *url)
+{
+	const char *host;
+	const char *c;
+
+	if (strncmp(url, "http://", 7) == 0)
+		host = url + 7;
+	else if (strncmp(url, "https://", 8) == 0)
+		host = url + 8;
+	else
+		return false;
+
+	if (*host == '[')
+	{
+		c = host + 1 + strspn(host + 1, "0123456789abcdefABCDEF:.");
+		if (c == host + 1 || *c++ != ']')
+			return false;
+	}
+	else
+	{
+		c = host + strspn(host, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.");
+		if (c == host)
+			return false;
+	}
+	if (*c == ':')
+	{
+		size_t		digits = strspn(c + 1, "0123456789");
+
+		if (digits < 1 || digits > 5 || atoi(c + 1) < 1 || atoi(c + 1) > 65535)
+			return false;
+		c += 1 + digits;
+	}
+	return *c == '\0' || strcmp(c, "/") == 0;
+}
+
 /* A list of http or https URLs without a path. */
 static bool
 check_endpoints(char **newval, void **extra, GucSource source)
@@ -76,14 +119,11 @@ check_endpoints(char **newval, void **extra, GucSource source)
 	}
 	foreach(cell, urls)
 	{
-		const char *url = lfirst(cell);
-		const char *host = strstr(url, "://");
-
-		if ((strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0) ||
-			host[3] == '\0' || host[3] == '/')
+		if (!is_endpoint(lfirst(cell)))
 		{
-			GUC_check_errdetail("\"%s\" is not of the form http://host:port or https://host:port.",
-								url);
+			/* Not what it is: there may be a password in it. */
+			GUC_check_errdetail("Element %d is not of the form http://host:port or https://host:port.",
+								foreach_current_index(cell) + 1);
 			return false;
 		}
 	}
@@ -102,6 +142,27 @@ define_settings(void)
 							   "http://127.0.0.1:2379",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   check_endpoints, NULL, NULL);
+	DefineCustomStringVariable("etcd_lock.cacert",
+							   "File with the certificates that those of https endpoints are verified by.",
+							   "Empty uses the system's.",
+							   &etcd_lock_cacert,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("etcd_lock.cert",
+							   "File with this server's certificate for https endpoints.",
+							   NULL,
+							   &etcd_lock_cert,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("etcd_lock.key",
+							   "File with the private key of etcd_lock.cert.",
+							   NULL,
+							   &etcd_lock_key,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	DefineCustomStringVariable("etcd_lock.namespace",
 							   "Put in front of the name of each lock.",
 							   "Superusers may set it for a database or a role.",

@@ -51,6 +51,9 @@ typedef enum OnLoss
 /* Settings; units and ranges are with their definitions in etcd_lock.c. */
 extern char *etcd_lock_endpoints;
 extern char *etcd_lock_namespace;
+extern char *etcd_lock_cacert;
+extern char *etcd_lock_cert;
+extern char *etcd_lock_key;
 extern int	etcd_lock_lease_ttl;
 extern int	etcd_lock_handoff_window;
 extern int	etcd_lock_connect_timeout;

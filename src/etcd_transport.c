@@ -33,17 +33,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <curl/curl.h>
 
+#include "etcd_handles.h"
+
 /* Connections kept open: those of all watches and then some. */
 #define MAX_CONNECTIONS		512L
-
-/* Easy handles kept for the next requests. */
-#define MAX_IDLE_HANDLES	32
 
 /* Sockets served in one run; the others show up in the next. */
 #define MAX_SOCKET_EVENTS	64
@@ -60,8 +60,8 @@ struct EtcdTransport
 {
 	CURLM	   *multi;
 	int			epoll_fd;
+	EtcdHandles *handles;
 	int64_t		deadline;		/* when curl wants to be called, us; or -1 */
-	struct curl_slist *headers;
 
 	Link		requests;		/* all but given_request */
 	Link		ready;			/* those with something to deliver, in order */
@@ -69,9 +69,6 @@ struct EtcdTransport
 
 	char	   *given_data;		/* lent to a data callback */
 	EtcdRequest *given_request; /* its done callback was called */
-
-	CURL	   *idle[MAX_IDLE_HANDLES];
-	int			nidle;
 };
 
 struct EtcdRequest
@@ -84,7 +81,7 @@ struct EtcdRequest
 	EtcdCallbacks callbacks;
 	void	   *arg;
 
-	CURL	   *easy;			/* NULL once the transfer has ended */
+	EtcdHandle *handle;			/* NULL once the transfer has ended */
 	char	   *request_body;
 	bool		sent;			/* the server may have got some of it */
 
@@ -290,7 +287,7 @@ store_data(char *data, size_t size, size_t n, void *arg)
 
 	if (is_stream(request))
 	{
-		curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
+		curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE, &status);
 		request->http_status = (int) status;
 		if (status == 200)
 			make_ready(request);
@@ -299,127 +296,8 @@ store_data(char *data, size_t size, size_t n, void *arg)
 }
 
 /*
- * Easy handles
+ * Setting up a request
  */
-
-static bool
-set_protocols(CURL *easy)
-{
-#if LIBCURL_VERSION_NUM >= 0x075500
-	return curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK;
-#else
-	return curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
-							(long) (CURLPROTO_HTTP | CURLPROTO_HTTPS)) == CURLE_OK;
-#endif
-}
-
-/*
- * A dead peer of a watch must be noticed, though nothing is sent to it: within
- * half a minute where curl can set the count, else after Linux's nine probes.
- */
-static void
-set_tcp_options(CURL *easy)
-{
-	curl_easy_setopt(easy, CURLOPT_TCP_NODELAY, 1L);
-	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
-	curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 10L);
-	curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 5L);
-#if LIBCURL_VERSION_NUM >= 0x080900
-	curl_easy_setopt(easy, CURLOPT_TCP_KEEPCNT, 3L);
-#endif
-}
-
-/* A handle with the options that all requests share. */
-static CURL *
-new_easy(EtcdTransport *transport)
-{
-	CURL	   *easy = curl_easy_init();
-
-	if (easy == NULL)
-		return NULL;
-	set_tcp_options(easy);
-	if (set_protocols(easy) &&
-		curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
-						 (long) CURL_HTTP_VERSION_1_1) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_PROXY, "") == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_USERAGENT, "etcd_lock") == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transport->headers) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, store_data) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, note_sending) == CURLE_OK)
-		return easy;
-	curl_easy_cleanup(easy);
-	return NULL;
-}
-
-static CURL *
-get_easy(EtcdTransport *transport)
-{
-	if (transport->nidle > 0)
-		return transport->idle[--transport->nidle];
-	return new_easy(transport);
-}
-
-static void
-put_easy(EtcdTransport *transport, CURL *easy)
-{
-	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, NULL);
-	curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL);
-	if (transport->nidle < MAX_IDLE_HANDLES)
-		transport->idle[transport->nidle++] = easy;
-	else
-		curl_easy_cleanup(easy);
-}
-
-/* Where the host's name starts in "http[s]://host..."; NULL: not such a URL. */
-static const char *
-host_of(const char *endpoint)
-{
-	const char *host = NULL;
-
-	if (strncmp(endpoint, "http://", 7) == 0)
-		host = endpoint + 7;
-	else if (strncmp(endpoint, "https://", 8) == 0)
-		host = endpoint + 8;
-	return host == NULL || *host == '/' || *host == '\0' ? NULL : host;
-}
-
-/*
- * <endpoint><path>, malloc'ed; NULL when that is no URL of an HTTP server.
- */
-static char *
-make_url(const char *endpoint, const char *path)
-{
-	size_t		endpoint_len = strlen(endpoint);
-	size_t		size;
-	char	   *url;
-	CURLU	   *parsed;
-	bool		ok;
-
-	if (host_of(endpoint) == NULL || strpbrk(endpoint, "?#") != NULL)
-		return NULL;
-	while (endpoint[endpoint_len - 1] == '/')
-		endpoint_len--;
-	size = endpoint_len + strlen(path) + 1;
-	url = malloc(size);
-	if (url == NULL)
-		return NULL;
-	memcpy(url, endpoint, endpoint_len);
-	strcpy(url + endpoint_len, path);
-
-	parsed = curl_url();
-	ok = parsed != NULL &&
-		curl_url_set(parsed, CURLUPART_URL, url, 0) == CURLUE_OK;
-	curl_url_cleanup(parsed);
-	if (!ok)
-	{
-		free(url);
-		return NULL;
-	}
-	return url;
-}
 
 /* Timeouts of curl's are off at 0, so the least is 1. */
 static bool
@@ -430,15 +308,15 @@ set_timeouts(EtcdRequest *request, long timeout_ms)
 	if (timeout_ms < 1)
 		timeout_ms = 1;
 	total = is_stream(request) ? 0L : timeout_ms;
-	return curl_easy_setopt(request->easy, CURLOPT_CONNECTTIMEOUT_MS,
+	return curl_easy_setopt(request->handle->easy, CURLOPT_CONNECTTIMEOUT_MS,
 							timeout_ms) == CURLE_OK &&
-		curl_easy_setopt(request->easy, CURLOPT_TIMEOUT_MS, total) == CURLE_OK;
+		curl_easy_setopt(request->handle->easy, CURLOPT_TIMEOUT_MS, total) == CURLE_OK;
 }
 
 static bool
 set_up_easy(EtcdRequest *request, const char *url, long timeout_ms)
 {
-	CURL	   *easy = request->easy;
+	CURL	   *easy = request->handle->easy;
 
 	return curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
@@ -456,16 +334,25 @@ set_up_easy(EtcdRequest *request, const char *url, long timeout_ms)
  * Requests
  */
 
+/* The body of a request, which may be a secret. */
+static void
+free_text(const EtcdRequest *request, char *text)
+{
+	if (text != NULL && request->callbacks.secret)
+		explicit_bzero(text, strlen(text));
+	free(text);
+}
+
 /* Take the transfer away from curl. */
 static void
 stop_transfer(EtcdRequest *request)
 {
-	if (request->easy == NULL)
+	if (request->handle == NULL)
 		return;
-	curl_multi_remove_handle(request->transport->multi, request->easy);
-	put_easy(request->transport, request->easy);
-	request->easy = NULL;
-	free(request->request_body);
+	curl_multi_remove_handle(request->transport->multi, request->handle->easy);
+	etcd_handle_put(request->transport->handles, request->handle);
+	request->handle = NULL;
+	free_text(request, request->request_body);
 	request->request_body = NULL;
 }
 
@@ -474,7 +361,9 @@ free_request(EtcdRequest *request)
 {
 	list_remove(&request->in_requests);
 	list_remove(&request->in_ready);
-	free(request->request_body);
+	free_text(request, request->request_body);
+	if (request->data != NULL && request->callbacks.secret)
+		explicit_bzero(request->data, request->size);
 	free(request->data);
 	free(request);
 }
@@ -489,13 +378,33 @@ free_given(EtcdTransport *transport)
 	transport->given_request = NULL;
 }
 
+/* What libcurl cannot know: the endpoint may speak the other protocol. */
+static void
+explain_error(EtcdRequest *request, CURLcode result)
+{
+	char	   *scheme = NULL;
+	const char *hint = NULL;
+	size_t		len = strlen(request->error);
+
+	curl_easy_getinfo(request->handle->easy, CURLINFO_SCHEME, &scheme);
+	if (scheme == NULL)
+		return;
+	if (result == CURLE_GOT_NOTHING && strcasecmp(scheme, "http") == 0)
+		hint = " (does the endpoint speak https?)";
+	else if (result == CURLE_SSL_CONNECT_ERROR &&
+			 strstr(request->error, "SSL_ERROR_SYSCALL") != NULL)
+		hint = " (does the endpoint speak http?)";
+	if (hint != NULL && len + strlen(hint) < sizeof(request->error))
+		strcpy(request->error + len, hint);
+}
+
 /* A transfer is over: note how it went. */
 static void
 end_request(EtcdRequest *request, CURLcode result)
 {
 	long		status = 0;
 
-	curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
+	curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE, &status);
 	request->http_status = (int) status;
 	request->delivered = result == CURLE_OK;
 	if (request->too_long)
@@ -504,6 +413,8 @@ end_request(EtcdRequest *request, CURLcode result)
 	else if (!request->delivered && request->error[0] == '\0')
 		snprintf(request->error, sizeof(request->error), "%s",
 				 curl_easy_strerror(result));
+	if (!request->delivered)
+		explain_error(request, result);
 	stop_transfer(request);
 	request->ended = true;
 	make_ready(request);
@@ -628,32 +539,6 @@ deliver(EtcdTransport *transport)
  * The interface
  */
 
-static struct curl_slist *
-make_headers(void)
-{
-	static const char *const lines[] = {
-		"Content-Type: application/json",
-		"Expect:",				/* none: it would cost a round trip */
-		"Grpc-Metadata-hasleader: true",	/* an error at once when etcd has
-											 * no leader */
-	};
-	struct curl_slist *headers = NULL;
-	size_t		i;
-
-	for (i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
-	{
-		struct curl_slist *longer = curl_slist_append(headers, lines[i]);
-
-		if (longer == NULL)
-		{
-			curl_slist_free_all(headers);
-			return NULL;
-		}
-		headers = longer;
-	}
-	return headers;
-}
-
 static bool
 global_init(void)
 {
@@ -696,7 +581,7 @@ etcd_transport_create(void)
 		error = ENOMEM;
 		block_signals(&saved);
 		if (global_init() &&
-			(transport->headers = make_headers()) != NULL &&
+			(transport->handles = etcd_handles_create(store_data, note_sending)) != NULL &&
 			(transport->multi = curl_multi_init()) != NULL &&
 			set_up_multi(transport))
 			error = 0;
@@ -715,7 +600,6 @@ void
 etcd_transport_destroy(EtcdTransport *transport)
 {
 	sigset_t	saved;
-	int			i;
 
 	if (transport == NULL)
 		return;
@@ -728,11 +612,9 @@ etcd_transport_destroy(EtcdTransport *transport)
 		stop_transfer(request);
 		free_request(request);
 	}
-	for (i = 0; i < transport->nidle; i++)
-		curl_easy_cleanup(transport->idle[i]);
+	etcd_handles_destroy(transport->handles);
 	if (transport->multi != NULL)
 		curl_multi_cleanup(transport->multi);
-	curl_slist_free_all(transport->headers);
 	restore_signals(&saved);
 	if (transport->epoll_fd >= 0)
 		close(transport->epoll_fd);
@@ -784,14 +666,14 @@ start_transfer(EtcdRequest *request, const char *url, long timeout_ms)
 {
 	EtcdTransport *transport = request->transport;
 
-	request->easy = get_easy(transport);
-	if (request->easy == NULL)
+	request->handle = etcd_handle_get(transport->handles);
+	if (request->handle == NULL)
 		return false;
 	if (!set_up_easy(request, url, timeout_ms) ||
-		curl_multi_add_handle(transport->multi, request->easy) != CURLM_OK)
+		curl_multi_add_handle(transport->multi, request->handle->easy) != CURLM_OK)
 	{
-		put_easy(transport, request->easy);
-		request->easy = NULL;
+		etcd_handle_put(transport->handles, request->handle);
+		request->handle = NULL;
 		return false;
 	}
 	serve_timers(transport);
@@ -805,12 +687,14 @@ etcd_transport_post(EtcdTransport *transport, const char *endpoint,
 					const EtcdCallbacks *callbacks, void *arg)
 {
 	EtcdRequest *request = calloc(1, sizeof(EtcdRequest));
-	char	   *url = make_url(endpoint, path);
+	char	   *url = etcd_handles_url(endpoint, path);
 	sigset_t	saved;
 	bool		ok = false;
 
 	if (request == NULL || url == NULL || body == NULL)
 	{
+		if (body != NULL && callbacks->secret)
+			explicit_bzero(body, strlen(body));
 		free(request);
 		free(url);
 		free(body);
@@ -832,6 +716,46 @@ etcd_transport_post(EtcdTransport *transport, const char *endpoint,
 		return NULL;
 	}
 	return request;
+}
+
+/* An answer that is there already is delivered all the same. */
+void
+etcd_transport_abort(EtcdRequest *request, const char *error)
+{
+	sigset_t	saved;
+
+	if (request->ended || request == request->transport->given_request)
+		return;
+	block_signals(&saved);
+	stop_transfer(request);
+	restore_signals(&saved);
+	snprintf(request->error, sizeof(request->error), "%s", error);
+	request->ended = true;
+	make_ready(request);
+}
+
+bool
+etcd_transport_set_tls(EtcdTransport *transport, const EtcdTls *tls)
+{
+	sigset_t	saved;
+	bool		ok;
+
+	block_signals(&saved);
+	ok = etcd_handles_set_tls(transport->handles, tls);
+	restore_signals(&saved);
+	return ok;
+}
+
+bool
+etcd_transport_set_token(EtcdTransport *transport, const char *token)
+{
+	sigset_t	saved;
+	bool		ok;
+
+	block_signals(&saved);
+	ok = etcd_handles_set_token(transport->handles, token);
+	restore_signals(&saved);
+	return ok;
 }
 
 void

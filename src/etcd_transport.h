@@ -52,7 +52,19 @@ typedef struct EtcdCallbacks
 	void		(*data) (void *arg, const char *data, size_t len);
 	/* the request has ended; it is freed after this returns */
 	void		(*done) (void *arg, const EtcdAnswer *answer);
+	bool		secret;			/* body and answer are wiped when they are freed */
 } EtcdCallbacks;
+
+/* What PEM files hold; a length of 0: there is none. */
+typedef struct EtcdTls
+{
+	const char *cacert;			/* none: the system's */
+	size_t		cacert_len;
+	const char *cert;			/* the client's, with its chain */
+	size_t		cert_len;
+	const char *key;
+	size_t		key_len;
+} EtcdTls;
 
 /* NULL, with errno set, when epoll or curl cannot be set up. */
 extern EtcdTransport *etcd_transport_create(void);
@@ -63,6 +75,19 @@ extern int	etcd_transport_fd(const EtcdTransport *transport);
 /* Milliseconds until etcd_transport_run() must be called; -1: no need. */
 extern long etcd_transport_timeout(const EtcdTransport *transport);
 extern void etcd_transport_run(EtcdTransport *transport);
+
+/*
+ * Certificates and key, which are copied, for https endpoints.  Requests that
+ * are under way go on with what they began with.  False: out of memory, and
+ * nothing has changed.
+ */
+extern bool etcd_transport_set_tls(EtcdTransport *transport, const EtcdTls *tls);
+
+/*
+ * The token, of printable characters, that goes with every request from now
+ * on; NULL: none.  False as above.
+ */
+extern bool etcd_transport_set_token(EtcdTransport *transport, const char *token);
 
 /*
  * Send POST <endpoint><path> with a JSON body, which is taken over and freed
@@ -81,5 +106,8 @@ extern EtcdRequest *etcd_transport_post(EtcdTransport *transport,
  * inside its own done callback this does nothing.
  */
 extern void etcd_transport_cancel(EtcdRequest *request);
+
+/* Give it up: its done callback is called, with this error, from the next run. */
+extern void etcd_transport_abort(EtcdRequest *request, const char *error);
 
 #endif							/* ETCD_TRANSPORT_H */

@@ -12,6 +12,7 @@
  */
 #include "worker.h"
 
+#include "tls.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -98,11 +99,30 @@ read_setting(void)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * Certificates that cannot be used are told of at once, whether they are
+ * needed or not.
+ */
+static void
+load_tls(void)
+{
+	char	   *error = tls_load();
+
+	if (error == NULL)
+		return;
+	ereport(LOG,
+			(errcode(ERRCODE_CONFIG_FILE_ERROR),
+			 tls_loaded() ? errmsg("etcd_lock: certificates were not reloaded: %s", error) :
+			 errmsg("etcd_lock: no certificates: %s", error)));
+	link_note_error(error);
+}
+
 void
 link_init(void)
 {
 	read_setting();
 	publish(NULL);
+	load_tls();
 }
 
 /* The endpoint in use stays so when the new list has it too. */
@@ -126,7 +146,9 @@ link_reload(void)
 		not_before = 0;
 	}
 	pfree(old);
+	said_down = false;			/* say what is wrong with the new settings */
 	publish(NULL);
+	load_tls();
 }
 
 const char *
@@ -309,6 +331,24 @@ call_done(void *arg, const EtcdAnswer *answer)
 }
 
 /*
+ * May the current endpoint be spoken to?  Without certificates, when those that
+ * were asked for cannot be used, not by https; then they are read anew each
+ * time, as they may come later than we do.
+ */
+static bool
+has_certificates(void)
+{
+	char	   *error;
+
+	if (tls_loaded() || strncmp(link_endpoint(), "https://", 8) != 0)
+		return true;
+	error = tls_load();
+	if (error != NULL)
+		failed(generation, error);
+	return error == NULL;
+}
+
+/*
  * Send a request to the current endpoint; its body is taken over.  NULL when it
  * could not be sent; then nothing will be called.
  */
@@ -318,8 +358,14 @@ link_call(const char *path, char *body, long timeout_ms,
 {
 	static const EtcdCallbacks unary = {NULL, call_done};
 	static const EtcdCallbacks streaming = {call_data, call_done};
-	LinkCall   *call = MemoryContextAlloc(TopMemoryContext, sizeof(LinkCall));
+	LinkCall   *call;
 
+	if (!has_certificates())
+	{
+		free(body);
+		return NULL;
+	}
+	call = MemoryContextAlloc(TopMemoryContext, sizeof(LinkCall));
 	call->callbacks = *callbacks;
 	call->arg = arg;
 	call->generation = generation;

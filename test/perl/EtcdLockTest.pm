@@ -23,6 +23,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
+use EtcdLockTest::Certificates;
 use EtcdLockTest::Etcd;
 use EtcdLockTest::EtcdctlLock;
 use EtcdLockTest::FakeEndpoint;

@@ -28,7 +28,9 @@ my @all;
 =item EtcdLockTest::Etcd->new(%options)
 
 An etcd with a data directory of its own, started and healthy.  Options: args
-(list of further arguments); start (default 1).
+(list of further arguments); start (default 1); tls (hash of file names: cert and
+key of the server, and ca, by which clients' certificates are verified if it is
+given): then endpoint 0 speaks https, and endpoint 1 still http, for the test.
 
 =cut
 
@@ -46,8 +48,10 @@ sub new
 		peer => 'http://127.0.0.1:' . free_port(),
 		http => HTTP::Tiny->new(timeout => 10),
 		args => $options{args} // [],
+		tls => $options{tls},
 		owner => $$,
 	}, $class;
+	$self->{urls}[0] =~ s/^http:/https:/ if $self->{tls};
 
 	push @all, $self;
 	$self->start if $options{start} // 1;
@@ -66,6 +70,18 @@ sub endpoint
 {
 	my ($self, $n) = @_;
 	return $self->{urls}[ $n // 0 ];
+}
+
+# The one by which the test itself speaks to it.
+sub test_endpoint { my ($self) = @_; return $self->{urls}[ $self->{tls} ? 1 : 0 ] }
+
+sub tls_args
+{
+	my ($self) = @_;
+	my $tls = $self->{tls} or return;
+	return (
+		'--cert-file', $tls->{cert}, '--key-file', $tls->{key},
+		$tls->{ca} ? ('--client-cert-auth', '--trusted-ca-file', $tls->{ca}) : ());
 }
 
 =item $etcd->start
@@ -104,7 +120,7 @@ sub launch
 			  '--listen-peer-urls', $self->{peer},
 			  '--initial-advertise-peer-urls', $self->peer_url,
 			  '--initial-cluster', $self->{cluster} // $self->as_member,
-			  @{ $self->{args} };
+			  $self->tls_args, @{ $self->{args} };
 		}
 		POSIX::_exit(127);
 	}
@@ -138,7 +154,7 @@ sub wait_healthy
 sub healthy
 {
 	my ($self) = @_;
-	my $answer = $self->{http}->get($self->endpoint . '/health');
+	my $answer = $self->{http}->get($self->test_endpoint . '/health');
 	return $answer->{success} && $answer->{content} =~ /true/;
 }
 
@@ -197,8 +213,12 @@ A request to the gateway; the decoded answer.
 sub call
 {
 	my ($self, $path, $request) = @_;
-	my $answer = $self->{http}->post($self->endpoint . $path,
-		{ content => encode_json($request) });
+	my $answer = $self->{http}->post(
+		$self->test_endpoint . $path,
+		{
+			content => encode_json($request),
+			headers => $self->{token} ? { Authorization => $self->{token} } : {}
+		});
 	die "etcd, $path: $answer->{status} $answer->{content}"
 	  unless $answer->{success};
 	return decode_json($answer->{content});

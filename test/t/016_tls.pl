@@ -1,0 +1,380 @@
+# TLS towards etcd: certificates, both ways, what is wrong with them, and new
+# ones without losing a lock.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use File::Copy qw(copy);
+use IPC::Run;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $ttl = 10;
+my $connect_timeout = 2;
+my $ca = EtcdLockTest::Certificates->new;
+my $other_ca = EtcdLockTest::Certificates->new('another authority');
+my $etcd =
+  EtcdLockTest::Etcd->new(tls => { %{ $ca->issue }, ca => $ca->file });
+
+# What the servers are given: files that can be replaced.
+my $dir = PostgreSQL::Test::Utils::tempdir('client');
+my %file = map { $_ => "$dir/$_" } qw(cacert cert key);
+
+sub install
+{
+	my ($content, $file, $mode) = @_;
+	copy($content, "$file.new") or die "could not copy $content: $!";
+	chmod $mode // 0600, "$file.new";
+	rename "$file.new", $file or die "could not rename $file: $!";
+	return;
+}
+
+sub install_client
+{
+	my ($pair) = @_;
+	install($pair->{cert}, $file{cert});
+	install($pair->{key}, $file{key});
+	return;
+}
+
+install($ca->file, $file{cacert});
+install_client($ca->issue);
+
+my $conf = <<"END";
+etcd_lock.cacert = '$file{cacert}'
+etcd_lock.cert = '$file{cert}'
+etcd_lock.key = '$file{key}'
+etcd_lock.lease_ttl = '${ttl}s'
+etcd_lock.connect_timeout = '${connect_timeout}s'
+log_min_messages = debug5
+END
+my ($here, $there) =
+  map { new_server($_, endpoints => $etcd->endpoint, conf => $conf) }
+  qw(here there);
+foreach my $node ($here, $there)
+{
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+}
+my ($holder, $waiter, $prober) = (session($here), session($there), session($here));
+
+sub status
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres',
+		'SELECT state, lease, last_error FROM etcd_lock_status()');
+}
+
+# Wait for a line in the server's log that is written after $offset.
+sub logged
+{
+	my ($node, $offset, $pattern, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $found = eval {
+		wait_until($name,
+			sub { slurp_file($node->logfile, $offset) =~ $pattern }, 10);
+	};
+	ok($found, $name) or diag(slurp_file($node->logfile, $offset) =~ /(etcd_lock: .*)/g);
+	return;
+}
+
+# The lock works between servers, by https alone.
+{
+	like($etcd->endpoint, qr/^https:/, 'the endpoint speaks https');
+	$holder->query("SELECT etcd_lock('/held')");
+	is($waiter->query("SELECT etcd_try_lock('/held')"), 'f', 'https: the lock is taken');
+	$waiter->send("SELECT etcd_lock('/held')");
+	wait_until_waiting($waiter);
+	$holder->query("SELECT etcd_unlock('/held')");
+	my $result = $waiter->result;
+	is($result->{sqlstate}, '', 'https: the lock is handed over');
+	cmp_ok($result->{elapsed}, '<', 2, 'https: without delay');
+	$waiter->query("SELECT etcd_unlock('/held')");
+}
+
+# From here on, somebody holds a lock, and somebody else waits for it.
+$holder->query("SELECT etcd_lock('/held')");
+$waiter->send("SELECT etcd_lock('/held')");
+wait_until_waiting($waiter);
+my ($lease) = status($here) =~ /^ready\|(\w+)\|/ or die status($here);
+
+sub nothing_is_lost
+{
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	like(status($here), qr/^ready\|$lease\|/, "$name: the lease lives");
+	is($holder->query("SELECT etcd_lock_check('/held')"), 't', "$name: the lock is held");
+	is($prober->query("SELECT etcd_try_lock('/new'), etcd_unlock('/new')"),
+		't|t', "$name: new locks are granted");
+	ok(!$waiter->done, "$name: the waiter waits");
+	return;
+}
+
+# Files that cannot be used: said in the log and in the status, and what was
+# read before stays in use.
+{
+	my $good = { cert => "$dir/good.crt", key => "$dir/good.key" };
+	install($file{$_}, $good->{$_}) foreach qw(cert key);
+	my $other = $ca->issue;
+	my %bad = (
+		'key that others may read' => [
+			sub { install($good->{key}, $file{key}, 0644) },
+			qr/file "\S+key" has group or world access/
+		],
+		'key that the group may read' => [
+			sub { install($good->{key}, $file{key}, 0640) },
+			qr/file "\S+key" has group or world access/
+		],
+		'key that we may not read' => [
+			sub { install($good->{key}, $file{key}, 0000) },
+			qr/could not open file "\S+key": Permission denied/
+		],
+		'key of another certificate' => [
+			sub { install($other->{key}, $file{key}) },
+			qr/private key file "\S+key" does not belong to certificate file "\S+cert"/
+		],
+		'key that is none' => [
+			sub { install($good->{cert}, $file{key}) },
+			qr/could not load private key file "\S+key": /
+		],
+		'no key' => [
+			sub { unlink $file{key} },
+			qr/could not open file "\S+key": No such file/
+		],
+		'directory as certificate' => [
+			sub { unlink $file{cert}; mkdir $file{cert} },
+			qr/"\S+cert" is not a regular file/,
+			sub { rmdir $file{cert} }
+		],
+		'pipe as certificate' => [
+			sub { unlink $file{cert}; POSIX::mkfifo($file{cert}, 0600) },
+			qr/"\S+cert" is not a regular file/
+		],
+		'cut certificate' => [
+			sub { truncate $file{cert}, 100 },
+			qr/could not load certificate file "\S+cert": /
+		],
+		'cut root certificate' => [
+			sub { truncate $file{cacert}, 100 },
+			qr/could not load root certificate file "\S+cacert": /
+		],
+		'empty root certificate' => [
+			sub { truncate $file{cacert}, 0 },
+			qr/could not load root certificate file "\S+cacert": /
+		]);
+	foreach my $name (sort keys %bad)
+	{
+		my ($break, $message, $mend) = @{ $bad{$name} };
+		my $offset = -s $here->logfile;
+		$break->();
+		$here->reload;
+		logged($here, $offset, qr/LOG:.*certificates were not reloaded: $message/,
+			"$name: the log says it");
+		like(status($here), qr/^ready\|$lease\|$message/, "$name: so does the status");
+		nothing_is_lost($name);
+		$mend->() if $mend;
+		install($good->{$_}, $file{$_}) foreach qw(cert key);
+		install($ca->file, $file{cacert});
+	}
+	$here->reload;
+}
+
+# A server that starts with a bad key has no link, and says why; it takes the
+# key as soon as it is good, without being told.
+{
+	my $third = new_server(
+		'third',
+		endpoints => $etcd->endpoint,
+		conf => $conf . "etcd_lock.key = '$dir/late'\n");
+	install($file{key}, "$dir/late", 0644);
+	$third->start;
+	$third->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+	my $session = session($third);
+	my $result = $session->try("SELECT etcd_lock('/new')");
+	is($result->{sqlstate}, '08006', 'bad key at the start: no link');
+	like($result->{err}, qr/DETAIL:.*"\S+late" has group or world access/,
+		'bad key at the start: the caller is told why');
+	logged($third, 0, qr/LOG:.*no certificates: .*"\S+late" has group or world access/,
+		'bad key at the start: so does the log');
+	chmod 0600, "$dir/late";
+	is($session->query("SELECT etcd_lock('/new') > 0"),
+		't', 'bad key at the start: used as soon as it is good');
+	$session->quit;
+	$third->stop;
+}
+
+# New certificates from a new authority on both sides, while locks are held and
+# waited for.  Etcd is restarted last, and then takes nothing of the old ones.
+{
+	my $both = "$dir/both";
+	append_to_file($both, slurp_file($ca->file) . slurp_file($other_ca->file));
+	install($both, $file{cacert});
+	install_client($other_ca->issue);
+	$_->reload foreach $here, $there;
+	$etcd->stop;
+	$etcd->{tls} = { %{ $other_ca->issue }, ca => $other_ca->file };
+	$etcd->start;
+	is($prober->query("SELECT etcd_lock('/new') > 0"), 't', 'new authority: locks are granted');
+	$prober->query("SELECT etcd_unlock('/new')");
+	nothing_is_lost('new authority');
+
+	# The old one is no longer believed by etcd, so the new files are in use.
+	my $name = 'old certificate';
+	my $third = new_server('fourth', endpoints => $etcd->endpoint,
+		conf => $conf . join '', map { "etcd_lock.$_ = '$dir/good." . ($_ eq 'key' ? 'key' : 'crt') . "'\n" } qw(cert key));
+	$third->start;
+	$third->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+	my $session = session($third);
+	my $result = $session->try("SELECT etcd_lock('/new')");
+	is($result->{sqlstate}, '08006', "$name: refused by etcd");
+	like($result->{err}, qr/DETAIL:.*(?:alert|reset|closed|certificate)/i, "$name: the caller is told why")
+	  and diag($result->{err} =~ /DETAIL:\s+(.*)/);
+
+	# None at all.
+	$name = 'no certificate';
+	$third->append_conf('postgresql.conf', "etcd_lock.cert = ''\netcd_lock.key = ''");
+	$third->reload;
+	$result = $session->try("SELECT etcd_lock('/new')");
+	is($result->{sqlstate}, '08006', "$name: refused by etcd");
+	diag($result->{err} =~ /DETAIL:\s+(.*)/);
+
+	# A key without its certificate.
+	$name = 'key without certificate';
+	my $offset = -s $third->logfile;
+	$third->append_conf('postgresql.conf', "etcd_lock.key = '$file{key}'");
+	$third->reload;
+	logged($third, $offset, qr/"etcd_lock.cert" and "etcd_lock.key" must be set together/, "$name: said");
+	$session->quit;
+	$third->stop;
+
+	# Both hear of the end of the old authority.
+	install($other_ca->file, $file{cacert});
+	$_->reload foreach $here, $there;
+	nothing_is_lost('old authority gone');
+	$holder->query("SELECT etcd_unlock('/held')");
+	my $handed = $waiter->result;
+	is($handed->{sqlstate}, '', 'new authority: the lock is handed over');
+	$waiter->query("SELECT etcd_unlock('/held')");
+}
+
+# Endpoints that must not be believed: in the log, in the status, and in the
+# caller's error.
+{
+	my $expired =
+	  EtcdLockTest::Etcd->new(tls => $other_ca->issue(days => -1));
+	my $unknown = EtcdLockTest::Etcd->new(tls => $ca->issue);
+	my $plain = $etcd->endpoint(1);
+	my %bad = (
+		'expired' => [ $expired->endpoint, qr/certificate has expired/ ],
+		'unknown authority' =>
+		  [ $unknown->endpoint, qr/unable to get local issuer certificate|self.signed/ ],
+		'wrong host' => [
+			$etcd->endpoint =~ s/127\.0\.0\.1/localhost/r,
+			qr/(?:no alternative certificate )?subject name.* 'localhost'/
+		],
+		'http spoken by an https endpoint' =>
+		  [ $plain =~ s/^http:/https:/r, qr/wrong version number|speak http\?/ ],
+		'https spoken by an http endpoint' => [
+			$etcd->endpoint =~ s/^https:/http:/r,
+			qr/HTTP request to an HTTPS server|speak https\?/
+		]);
+	foreach my $name (sort keys %bad)
+	{
+		my ($url, $message) = @{ $bad{$name} };
+		my $offset = -s $here->logfile;
+		set_endpoints($here, $url);
+		wait_until("$name: the link is down",
+			sub { status($here) =~ /^(?:disconnected|no lease)\|/ }, $ttl + 5);
+		my $result = $prober->try("SELECT etcd_lock('/new')");
+		is($result->{sqlstate}, '08006', "$name: no lock");
+		like($result->{err}, qr/DETAIL:\s+\Q$url\E: .*$message/, "$name: the caller is told why");
+		like(status($here), $message, "$name: so does the status");
+		logged($here, $offset, qr/no link to etcd at "\Q$url\E": .*$message/, "$name: the log says it");
+	}
+
+	# Among others it does no harm.
+	set_endpoints($here, join ',', (map { $_->[0] } values %bad), $etcd->endpoint(1), $etcd->endpoint);
+	is($prober->query("SELECT etcd_lock('/new') > 0"), 't', 'https and http mixed: a good one is found');
+	$prober->query("SELECT etcd_unlock('/new')");
+	$_->stop foreach $expired, $unknown;
+	set_endpoints($here, $etcd->endpoint);
+	wait_until('the link is back', sub { status($here) =~ /^ready\|/ });
+}
+
+# Nothing below TLS 1.2, even where the system would allow it.
+{
+	my $lax = "$dir/lax.cnf";
+	append_to_file($lax, <<'END');
+openssl_conf = init
+[init]
+ssl_conf = ssl
+[ssl]
+system_default = defaults
+[defaults]
+MinProtocol = TLSv1
+CipherString = ALL:@SECLEVEL=0
+END
+	my $pair = $other_ca->issue;
+	my $third = new_server('lax', endpoints => $etcd->endpoint, conf => $conf);
+	{
+		local $ENV{OPENSSL_CONF} = $lax;
+		$third->start;
+	}
+	$third->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+	my $session = session($third);
+	foreach my $version ('tls1_1', 'tls1_2')
+	{
+		my $port = PostgreSQL::Test::Cluster::get_free_port();
+		my ($out, $err) = ('', '');
+		local $ENV{OPENSSL_CONF} = $lax;
+		my $server = IPC::Run::start(
+			[
+				'openssl', 's_server', '-accept', "127.0.0.1:$port", "-$version",
+				'-cert', $pair->{cert}, '-key', $pair->{key}, '-www'
+			],
+			'<', \'', '>', \$out, '2>', \$err);
+		set_endpoints($third, "https://127.0.0.1:$port");
+		my $result;
+		wait_until("$version: an answer", sub {
+			$result = $session->try("SELECT etcd_lock('/new')");
+			return $result->{err} !~ /Couldn't connect/;
+		});
+		if ($version eq 'tls1_1')
+		{
+			like($result->{err}, qr/protocol version/, 'TLS 1.1 is refused');
+		}
+		else
+		{
+			like($result->{err}, qr/0 bytes received|no answer of etcd's/, 'TLS 1.2 is spoken');
+		}
+		$server->kill_kill;
+	}
+	$session->quit;
+	$third->stop;
+}
+
+# Nobody is told what is in the files, and an ordinary user not where they are.
+{
+	$here->safe_psql('postgres', 'CREATE ROLE ordinary LOGIN');
+	my $user = session($here, user => 'ordinary');
+	foreach my $setting (qw(cacert cert key endpoints))
+	{
+		is($user->try("SHOW etcd_lock.$setting")->{sqlstate}, '42501',
+			"an ordinary user may not see etcd_lock.$setting");
+		is($user->query("SELECT count(*) FROM pg_settings WHERE name = 'etcd_lock.$setting'"),
+			0, "nor in pg_settings");
+	}
+	$user->quit;
+	foreach my $node ($here, $there)
+	{
+		my $log = slurp_file($node->logfile);
+		my ($secret) = slurp_file($file{key}) =~ /KEY-----\s+(\S+)/;
+		is(index($log, $secret), -1, 'no key in the log');
+	}
+}
+
+$_->quit foreach $holder, $waiter, $prober;
+is_left_clean($etcd, $here, $there);
+finish($etcd, $here, $there);
