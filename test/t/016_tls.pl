@@ -278,7 +278,7 @@ sub nothing_is_lost
 		  [ $plain =~ s/^http:/https:/r, qr/wrong version number|speak http\?/ ],
 		'https spoken by an http endpoint' => [
 			$etcd->endpoint =~ s/^https:/http:/r,
-			qr/HTTP request to an HTTPS server|speak https\?/
+			qr/HTTP request to an HTTPS server|reset by peer|speak https\?/
 		]);
 	foreach my $name (sort keys %bad)
 	{
