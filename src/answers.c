@@ -49,7 +49,7 @@ condemn(WorkerKey *key)
 		lock_key_condemn(entry, shared);
 		lock_entry_wake(entry);
 	}
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	requests_key(key, PHASE_DELETE);
 }
 
@@ -69,7 +69,7 @@ fail_key(WorkerKey *key, LockFailureKind kind, int sqlerrcode,
 		lock_key_free(entry, shared);
 	else
 		lock_key_fail(entry, shared, &failure);
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	name_free_key(key);
 }
 
@@ -222,7 +222,7 @@ item_done(Item *item, const EtcdTxnResult *txn)
 
 				LWLockAcquire(lock, LW_EXCLUSIVE);
 				lock_key_free(entry, shared_key(key));
-				LWLockRelease(lock);
+				lock_entry_unlock(lock);
 				name_free_key(key);
 			}
 			break;

@@ -267,6 +267,6 @@ lock_table_ask(LockHold *hold)
 		else
 			result = ask_shared(entry, hold);
 	}
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	return result;
 }

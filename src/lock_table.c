@@ -164,6 +164,73 @@ lock_entry_lock(const LockEntry *entry)
 	return partition_lock(entry->hashcode);
 }
 
+HTAB *
+lock_table_hash(void)
+{
+	return entries;
+}
+
+/* ----------------------------------------------------------------
+ *		Waking
+ * ----------------------------------------------------------------
+ */
+
+/*
+ * Whom to wake once the entry's lock is released: a process that is woken
+ * before would only wait for that lock.
+ */
+#define MAX_WAKES	64
+
+static int	wakes[MAX_WAKES];
+static int	nwakes = 0;
+
+static void
+wake_now(int procno)
+{
+	SetLatch(&ProcGlobal->allProcs[procno].procLatch);
+}
+
+/* Entry's lock held. */
+void
+lock_wake_procno(int procno)
+{
+	for (int i = 0; i < nwakes; i++)
+	{
+		if (wakes[i] == procno)
+			return;
+	}
+	if (nwakes < MAX_WAKES)
+		wakes[nwakes++] = procno;
+	else
+		wake_now(procno);
+}
+
+static void
+wake_noted(void)
+{
+	int			n = nwakes;
+
+	nwakes = 0;
+	for (int i = 0; i < n; i++)
+		wake_now(wakes[i]);
+}
+
+void
+lock_entry_unlock(LWLock *lock)
+{
+	LWLockRelease(lock);
+	wake_noted();
+}
+
+static void
+wake_list(dlist_head *list)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, list)
+		lock_wake_procno(dlist_container(LockHold, link, iter.cur)->procno);
+}
+
 void
 lock_table_lock_all(LWLockMode mode)
 {
@@ -176,32 +243,7 @@ lock_table_unlock_all(void)
 {
 	for (int i = LOCK_PARTITIONS; --i >= 0;)
 		LWLockRelease(&partition_locks[i].lock);
-}
-
-HTAB *
-lock_table_hash(void)
-{
-	return entries;
-}
-
-/* ----------------------------------------------------------------
- *		Waking
- * ----------------------------------------------------------------
- */
-
-void
-lock_wake_procno(int procno)
-{
-	SetLatch(&ProcGlobal->allProcs[procno].procLatch);
-}
-
-static void
-wake_list(dlist_head *list)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, list)
-		lock_wake_procno(dlist_container(LockHold, link, iter.cur)->procno);
+	wake_noted();
 }
 
 /* Everyone who may get further by looking at the entry again. */
@@ -212,26 +254,32 @@ lock_entry_wake(LockEntry *entry)
 	wake_list(&entry->drainers);
 }
 
+/* By whoever holds no entry's lock. */
 void
 lock_table_wake_worker(void)
 {
 	uint32		procno = pg_atomic_read_u32(&lock_shared->worker_procno);
 
 	if (procno != INVALID_WORKER)
-		lock_wake_procno((int) procno);
+		wake_now((int) procno);
 }
 
 /* The worker is to look at the entry.  Entry's lock held exclusively. */
 void
 lock_table_push_work(LockEntry *entry)
 {
+	uint32		procno;
+
 	if (entry->in_work)
 		return;
 	entry->in_work = true;
 	SpinLockAcquire(&lock_shared->work_mutex);
 	dlist_push_tail(&lock_shared->work, &entry->work_link);
 	SpinLockRelease(&lock_shared->work_mutex);
-	lock_table_wake_worker();
+
+	procno = pg_atomic_read_u32(&lock_shared->worker_procno);
+	if (procno != INVALID_WORKER)
+		lock_wake_procno((int) procno);
 }
 
 /*
@@ -386,7 +434,7 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 	{
 		if (lock_entry_in_use(entry))
 		{
-			LWLockRelease(lock);
+			lock_entry_unlock(lock);
 			SpinLockAcquire(&lock_shared->hold_mutex);
 			dlist_push_head(&lock_shared->free_holds, &hold->link);
 			SpinLockRelease(&lock_shared->hold_mutex);
@@ -403,7 +451,7 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 		else
 			dlist_push_tail(&entry->waiters, &hold->link);
 	}
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 
 	if (entry == NULL)
 	{
@@ -428,7 +476,7 @@ lock_table_is_queued(LockHold *hold)
 	LWLockAcquire(lock, LW_SHARED);
 	key = lock_entry_live_key(entry, hold->mode);
 	queued = key != NULL && key->state == KEY_QUEUED;
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	return queued;
 }
 
@@ -453,7 +501,7 @@ lock_table_drop(LockHold *hold, LockReleasedKey *released)
 	SpinLockAcquire(&lock_shared->hold_mutex);
 	dlist_push_head(&lock_shared->free_holds, &hold->link);
 	SpinLockRelease(&lock_shared->hold_mutex);
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	return n;
 }
 
@@ -492,7 +540,7 @@ lock_table_start_check(LockHold *hold)
 		check = ++entry->keys[slot].checks_asked;
 		lock_table_push_work(entry);
 	}
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	return check;
 }
 
@@ -508,6 +556,6 @@ lock_table_check_done(LockHold *hold, uint64 check)
 	LWLockAcquire(lock, LW_SHARED);
 	slot = hold->key_number == 0 ? -1 : lock_entry_slot(entry, hold->key_number);
 	done = slot < 0 || entry->keys[slot].checks_done >= check;
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	return done;
 }

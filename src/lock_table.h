@@ -251,7 +251,12 @@ extern void lock_table_shmem_init(void);
 /* Entry of this backend in an array by process number. */
 extern LockProc *lock_table_proc(int procno);
 
+/*
+ * The lock of an entry's partition; to be released with lock_entry_unlock(),
+ * which wakes those for whom something has changed.
+ */
 extern LWLock *lock_entry_lock(const LockEntry *entry);
+extern void lock_entry_unlock(LWLock *lock);
 
 /*
  * For sessions.  Each takes the partition lock itself.

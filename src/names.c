@@ -225,7 +225,7 @@ name_release(WorkerName *name)
 		entry->worker_name = NULL;
 		name->entry = NULL;
 		(void) lock_entry_remove_if_idle(entry);
-		LWLockRelease(lock);
+		lock_entry_unlock(lock);
 		requests_forget_name(name);
 	}
 	unwatch_name(name);
@@ -353,7 +353,7 @@ names_take_work(void)
 			take_key(name, i);
 		if (name == NULL)
 			(void) lock_entry_remove_if_idle(entry);
-		LWLockRelease(lock);
+		lock_entry_unlock(lock);
 
 		if (name != NULL)
 			name_forget_freed(name);
@@ -515,7 +515,7 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 		if (key->waiting && watch_is_open(name->watch) && !key->ahead_known)
 			requests_range(name);
 	}
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	pfree(unconstify(QueueKey *, view.keys));
 
 	update_waiting(name);
@@ -615,7 +615,7 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 							 checks->number[i] == key->number ? checks->asked[i] : 0);
 	}
 	delete_ghosts(name, &view);
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 	pfree(unconstify(QueueKey *, view.keys));
 
 	name_forget_freed(name);	/* the caller's request keeps the name alive */
@@ -707,7 +707,7 @@ name_key_deleted(void *arg, const char *etcd_key, size_t len,
 		else if (shared->state == KEY_QUEUED)
 			ahead_key_deleted(key, etcd_key, len, mod_revision);
 	}
-	LWLockRelease(lock);
+	lock_entry_unlock(lock);
 
 	/* The watch that calls us is closed here if nobody waits any more. */
 	name->in_flight++;
@@ -865,7 +865,7 @@ names_end_epoch(const char *reason)
 				lock_key_free(name->entry, shared);
 			name->keys[i].freed = true;
 		}
-		LWLockRelease(lock);
+		lock_entry_unlock(lock);
 
 		name->event_revision = 0;	/* the next etcd may count from anywhere */
 		name_forget_freed(name);
@@ -921,7 +921,7 @@ end_windows(int64 now)
 			if (!lock_key_needed(name->entry, key))
 				lock_key_condemn(name->entry, key);
 		}
-		LWLockRelease(lock);
+		lock_entry_unlock(lock);
 	}
 }
 
