@@ -114,8 +114,8 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 		return;
 
 	/* A put that may come late is never tried again under the same number. */
-	if ((item->kind == ITEM_PUT || item->kind == ITEM_TRY) &&
-		outcome == OUTCOME_UNKNOWN)
+	if ((item->kind == ITEM_PUT || item->kind == ITEM_PUT_FIRST ||
+		 item->kind == ITEM_TRY) && outcome == OUTCOME_UNKNOWN)
 	{
 		condemn(item->key);
 		return;
@@ -201,6 +201,47 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 	}
 }
 
+/* The key was put into an empty queue: it is all there is. */
+static void
+put_first(WorkerKey *key, int64 revision)
+{
+	EtcdKeyValue own = {
+		.key = key->etcd_key, .key_len = strlen(key->etcd_key), .value = "",
+		.create_revision = revision, .mod_revision = revision
+	};
+	EtcdOpResult queue = {
+		.type = ETCD_OP_RANGE, .nkvs = 1, .kvs = &own, .count = 1
+	};
+
+	name_key_put(key, &queue, revision);
+}
+
+/*
+ * A compare has failed, and this time nothing was done.  Where keys were to be
+ * the first in their queues, somebody is in one of them: now they stand in
+ * line.  Or the request was carried out twice, and this is the second answer.
+ * That alone makes the compare of a plain put fail, to which this comes then.
+ */
+static void
+item_compare_failed(Item *item)
+{
+	if (item->kind == ITEM_STRAY)
+	{
+		pfree(item->stray);
+		return;
+	}
+	if (!item_is_current(item))
+		return;
+	if (item->kind == ITEM_PUT)
+	{
+		condemn(item->key);
+		return;
+	}
+	if (item->kind == ITEM_PUT_FIRST)
+		name_queue_not_empty(item->name);
+	requests_requeue(item->key);
+}
+
 static void
 item_done(Item *item, const EtcdTxnResult *txn)
 {
@@ -236,6 +277,18 @@ item_done(Item *item, const EtcdTxnResult *txn)
 			{
 				key->phase = PHASE_NONE;
 				name_key_put(key, &txn->results[first], txn->header.revision);
+			}
+			break;
+
+		case ITEM_PUT_FIRST:
+			if (!item_is_current(item))
+				break;
+			if (key->phase == PHASE_DELETE)
+				requests_requeue(key);
+			else
+			{
+				key->phase = PHASE_NONE;
+				put_first(key, txn->header.revision);
 			}
 			break;
 
@@ -276,14 +329,20 @@ answer_fits(const Batch *batch, const EtcdTxnResult *txn)
 {
 	if (txn->nresults != (txn->succeeded ? batch->nsuccess : batch->nfailure))
 		return false;
+	if (txn->nresults == 0)
+		return true;
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		const Item *item = &batch->items[i];
 		int			first = txn->succeeded ? item->result : item->else_result;
 		EtcdOpType	type;
 
-		type = (item->kind == ITEM_DELETE || item->kind == ITEM_STRAY)
-			? ETCD_OP_DELETE : ETCD_OP_RANGE;
+		if (item->kind == ITEM_DELETE || item->kind == ITEM_STRAY)
+			type = ETCD_OP_DELETE;
+		else if (item->kind == ITEM_PUT_FIRST)
+			type = ETCD_OP_PUT;
+		else
+			type = ETCD_OP_RANGE;
 		if (txn->results[first].type != type)
 			return false;
 		if ((item->kind == ITEM_LOOK || (item->kind == ITEM_TRY && !txn->succeeded)) &&
@@ -291,6 +350,17 @@ answer_fits(const Batch *batch, const EtcdTxnResult *txn)
 			return false;
 	}
 	return true;
+}
+
+static bool
+decode(const Batch *batch, const EtcdAnswer *answer, EtcdTxnResult *txn,
+	   EtcdError *error)
+{
+	if (batch->is_single)
+		return etcd_decode_single(answer->body, answer->len, answer->http_status,
+								  batch->single, txn, error);
+	return etcd_decode_txn(answer->body, answer->len, answer->http_status,
+						   txn, error);
 }
 
 void
@@ -317,8 +387,7 @@ batch_done(void *arg, const EtcdAnswer *answer)
 
 	if (!answer->delivered)
 		outcome = answer->ambiguous ? OUTCOME_UNKNOWN : OUTCOME_NOT_SENT;
-	else if (!etcd_decode_txn(answer->body, answer->len, answer->http_status,
-							  &txn, &error))
+	else if (!decode(batch, answer, &txn, &error))
 	{
 		switch (error.code)
 		{
@@ -370,7 +439,9 @@ batch_done(void *arg, const EtcdAnswer *answer)
 	{
 		Item	   *item = &batch->items[i];
 
-		if (done)
+		if (done && txn.nresults == 0)
+			item_compare_failed(item);
+		else if (done)
 			item_done(item, &txn);
 		else
 			item_not_done(item, outcome, &error, batch->nitems == 1);
@@ -392,5 +463,5 @@ batch_done(void *arg, const EtcdAnswer *answer)
 		}
 		name_release(name);
 	}
-	pfree(batch);
+	batch_free(batch);
 }

@@ -18,7 +18,8 @@
 
 typedef enum ItemKind
 {
-	ITEM_PUT,
+	ITEM_PUT,					/* put it, and look at the queue */
+	ITEM_PUT_FIRST,				/* put it if the queue is empty */
 	ITEM_TRY,
 	ITEM_DELETE,
 	ITEM_STRAY,					/* a key of ours that nobody knows */
@@ -34,7 +35,7 @@ typedef struct Item
 	uint64		number;
 	char	   *stray;
 	int			result;			/* index of its first answer if all goes well */
-	int			else_result;	/* if a compare fails */
+	int			else_result;	/* TRY: if a compare fails */
 	bool		has_tick;		/* TRY, LOOK: the tick's answer follows */
 	LockChecks	checks;			/* RANGE */
 } Item;
@@ -42,6 +43,8 @@ typedef struct Item
 typedef struct Batch
 {
 	bool		is_read;
+	bool		is_single;		/* one operation, sent without a Txn around it */
+	EtcdOpType	single;
 	uint64		epoch;			/* in which it was sent */
 	int			nsuccess;		/* operations in each branch */
 	int			nfailure;
@@ -67,17 +70,19 @@ typedef struct Building
 
 /* batch.c */
 extern Building *batch_start(bool is_read);
+extern void batch_free(Batch *batch);
 extern bool batch_has_room(const Building *b, int ncompare, int nsuccess,
 						   int nfailure);
 extern bool batch_has_put(const Building *b, const WorkerName *name);
 extern void batch_add_delete(Building *b, WorkerKey *key);
 extern void batch_add_stray(Building *b, char *stray);
 extern void batch_add_put(Building *b, WorkerKey *key);
+extern void batch_add_put_first(Building *b, WorkerKey *key);
 extern void batch_add_try(Building *b, WorkerKey *key);
 extern void batch_add_look(Building *b, WorkerKey *key);
 extern void batch_add_range(Building *b, WorkerName *name);
 extern char *batch_tick_value(TimestampTz tick);
-extern bool batch_encode(Building *b, char **body);
+extern char *batch_encode(Building *b, const char **path);
 
 /* answers.c */
 extern void batch_done(void *arg, const EtcdAnswer *answer);

@@ -181,6 +181,16 @@ decode_range_fields(const cJSON *object, EtcdOpResult *result, EtcdError *err)
 }
 
 static bool
+decode_delete_fields(const cJSON *object, EtcdOpResult *result, EtcdError *err)
+{
+	result->type = ETCD_OP_DELETE;
+	if (!etcd_json_int64(object, "deleted", &result->deleted, err))
+		return false;
+	return result->deleted >= 0 ||
+		etcd_json_bad(err, "etcd's answer tells of a negative number of deleted keys");
+}
+
+static bool
 decode_op_result(const cJSON *object, EtcdOpResult *result, EtcdError *err)
 {
 	const cJSON *range;
@@ -203,13 +213,7 @@ decode_op_result(const cJSON *object, EtcdOpResult *result, EtcdError *err)
 		return true;
 	}
 	if (delete_range != NULL)
-	{
-		result->type = ETCD_OP_DELETE;
-		if (!etcd_json_int64(delete_range, "deleted", &result->deleted, err))
-			return false;
-		return result->deleted >= 0 ||
-			etcd_json_bad(err, "etcd's answer tells of a negative number of deleted keys");
-	}
+		return decode_delete_fields(delete_range, result, err);
 	return etcd_json_bad(err, "a response of unknown type in etcd's answer to a Txn");
 }
 
@@ -422,6 +426,37 @@ etcd_decode_txn(const char *body, size_t len, int http_status,
 	memset(result, 0, sizeof(*result));
 	root = etcd_json_open(body, len, http_status, &message, err);
 	ok = root != NULL && decode_txn_fields(message, result, err);
+	cJSON_Delete(root);
+	if (!ok)
+		etcd_txn_result_free(result);
+	return ok;
+}
+
+bool
+etcd_decode_single(const char *body, size_t len, int http_status,
+				   EtcdOpType type, EtcdTxnResult *result, EtcdError *err)
+{
+	const cJSON *message;
+	cJSON	   *root;
+	bool		ok;
+
+	memset(result, 0, sizeof(*result));
+	root = etcd_json_open(body, len, http_status, &message, err);
+	ok = root != NULL &&
+		decode_header_with_revision(message, &result->header, err);
+	if (ok)
+	{
+		result->results = calloc(1, sizeof(EtcdOpResult));
+		ok = result->results != NULL || out_of_memory(err);
+	}
+	if (ok)
+	{
+		result->nresults = 1;
+		result->succeeded = true;
+		ok = type == ETCD_OP_DELETE
+			? decode_delete_fields(message, result->results, err)
+			: decode_range_fields(message, result->results, err);
+	}
 	cJSON_Delete(root);
 	if (!ok)
 		etcd_txn_result_free(result);

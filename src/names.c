@@ -47,6 +47,16 @@ typedef struct NumberEntry
 
 static HTAB *keys_by_number = NULL;
 
+/*
+ * Until when a name's queue is believed to have others in it, by the hash of
+ * the name, as clock_now() counts.  Names that share a place only lose the
+ * shorter request.
+ */
+#define CROWDS				4096
+#define CROWD_VALID			INT64CONST(5000000)
+
+static int64 crowded_until[CROWDS];
+
 static void watch_name(WorkerName *name);
 static void unwatch_name(WorkerName *name);
 
@@ -407,6 +417,26 @@ name_has_key(const QueueView *view, const WorkerKey *key)
 	return find_own(view, key) != NULL;
 }
 
+/*
+ * May a new key of the name be expected to be the first in its queue?  Not when
+ * there are others of our own, nor when others were seen lately.
+ */
+bool
+name_queue_is_empty(const WorkerName *name, int64 now)
+{
+	int			n = 0;
+
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+		n += name->keys[i].number != 0;
+	return n == 1 && crowded_until[name->entry->hashcode % CROWDS] <= now;
+}
+
+void
+name_queue_not_empty(const WorkerName *name)
+{
+	crowded_until[name->entry->hashcode % CROWDS] = clock_now() + CROWD_VALID;
+}
+
 /* Granted, if we may still believe our lease.  Entry's lock held. */
 static void
 grant_key(WorkerKey *key)
@@ -497,6 +527,8 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 	const QueueKey *own;
 
 	name_view(name, range, &view);
+	if (range->nkvs > 1)
+		name_queue_not_empty(name);
 	own = find_own(&view, key);
 	if (shared->state != KEY_SENT)
 		 /* condemned meanwhile; that is in the work list */ ;
@@ -561,6 +593,8 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 
 	name->ranged_at = clock_now();
 	name_view(name, range, &view);
+	if (range->nkvs > 1)
+		name_queue_not_empty(name);
 
 	/*
 	 * Events that came before this answer but are younger are not in it: then

@@ -144,29 +144,60 @@ is_ready(const WorkerKey *key, int64 now)
 }
 
 /*
- * Take what is ready from a queue of keys into the Txn, one put for a name at
- * most: keys put together share a create_revision.
+ * Take deletions that are ready into the Txn.
  */
 static void
-take_keys(Building *b, dlist_head *queue, ItemKind kind, int64 now)
+take_deletes(Building *b, int64 now)
 {
 	dlist_mutable_iter iter;
 
-	dlist_foreach_modify(iter, queue)
+	dlist_foreach_modify(iter, &deletes)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
 
 		if (!is_ready(key, now))
 			continue;
-		if (kind == ITEM_DELETE ? !batch_has_room(b, 0, 1, 1) : !batch_has_room(b, 1, 2, 1))
+		if (!batch_has_room(b, 0, 1, 0))
 			break;
 		if (key->alone && b->batch->nitems > 0)
 			continue;
-		if (kind == ITEM_PUT && batch_has_put(b, key->name))
-			continue;
 		dequeue_key(key);
-		if (kind == ITEM_DELETE)
-			batch_add_delete(b, key);
+		batch_add_delete(b, key);
+		if (key->alone)
+			break;
+	}
+}
+
+/*
+ * Take new keys that are ready into the Txn, one for a name at most: keys put
+ * together share a create_revision.  Those whose queue is believed to be empty
+ * go apart from the others, whom their compares would hold up.
+ */
+static void
+take_puts(Building *b, int64 now)
+{
+	dlist_mutable_iter iter;
+	bool		any = false;
+	bool		first = false;
+
+	dlist_foreach_modify(iter, &new_keys)
+	{
+		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
+
+		if (!is_ready(key, now))
+			continue;
+		if (!batch_has_room(b, 1, 2, 0))
+			break;
+		if (key->alone && b->batch->nitems > 0)
+			continue;
+		if (batch_has_put(b, key->name) ||
+			(any && first != name_queue_is_empty(key->name, now)))
+			continue;
+		first = name_queue_is_empty(key->name, now);
+		any = true;
+		dequeue_key(key);
+		if (first)
+			batch_add_put_first(b, key);
 		else
 			batch_add_put(b, key);
 		if (key->alone)
@@ -246,19 +277,21 @@ finish_building(Building *b)
 	static const EtcdCallbacks callbacks = {NULL, batch_done};
 	EtcdAnswer	not_sent = {.error = "could not send a request"};
 	Batch	   *batch = b->batch;
+	const char *path;
 	char	   *body;
 
 	if (batch->nitems == 0)
 	{
-		pfree(batch);
+		batch_free(batch);
 		return false;
 	}
 	if (batch->is_read)
 		reads++;
 	else
 		writes++;
-	if (!batch_encode(b, &body) ||
-		link_call(ETCD_PATH_TXN, body, etcd_lock_request_timeout,
+	body = batch_encode(b, &path);
+	if (body == NULL ||
+		link_call(path, body, etcd_lock_request_timeout,
 				  &callbacks, batch) == NULL)
 	{
 		batch_done(batch, &not_sent);
@@ -272,12 +305,12 @@ send_writes(int64 now)
 {
 	Building   *b = batch_start(false);
 
-	take_keys(b, &deletes, ITEM_DELETE, now);
+	take_deletes(b, now);
 	if (b->batch->nitems == 0 || !b->batch->items[0].key->alone)
 	{
 		take_strays(b, now);
 		if (lease_alive() && !worker_stopping)
-			take_keys(b, &new_keys, ITEM_PUT, now);
+			take_puts(b, now);
 	}
 	return finish_building(b);
 }

@@ -44,6 +44,7 @@
 EtcdTransport *worker_transport = NULL;
 bool		worker_stopping = false;
 
+static char host[256];			/* ours, as gethostname() has it */
 static volatile sig_atomic_t stop_requested = false;
 static bool revoking = false;
 static MemoryContext loop_context;
@@ -81,13 +82,8 @@ char *
 worker_describe(const LockProc *proc, int pid, TimestampTz since)
 {
 	cJSON	   *object = cJSON_CreateObject();
-	char		host[256];
 	char	   *json;
 	char	   *result;
-
-	if (gethostname(host, sizeof(host)) != 0)
-		strlcpy(host, "", sizeof(host));
-	host[sizeof(host) - 1] = '\0';
 
 	add_string(object, "server",
 			   cluster_name[0] != '\0' ? cluster_name :
@@ -227,6 +223,7 @@ void
 etcd_lock_worker_main(Datum arg)
 {
 	WaitEventSet *set;
+	bool		sockets_ready = false;
 	int64		stop_at = 0;
 
 	pqsignal(SIGTERM, handle_sigterm);
@@ -251,6 +248,10 @@ etcd_lock_worker_main(Datum arg)
 	AddWaitEventToSet(set, WL_SOCKET_READABLE, etcd_transport_fd(worker_transport),
 					  NULL, NULL);
 
+	if (gethostname(host, sizeof(host)) != 0)
+		host[0] = '\0';
+	host[sizeof(host) - 1] = '\0';
+
 	before_shmem_exit(goodbye, (Datum) 0);
 	pg_atomic_write_u32(&lock_shared->worker_pid, MyProcPid);
 	pg_atomic_write_u32(&lock_shared->worker_procno, compat_my_procno());
@@ -261,6 +262,7 @@ etcd_lock_worker_main(Datum arg)
 	for (;;)
 	{
 		WaitEvent	events[3];
+		int			nevents;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -271,7 +273,8 @@ etcd_lock_worker_main(Datum arg)
 		}
 		pg_atomic_write_u64(&lock_shared->worker_heartbeat, (uint64) clock_now());
 
-		etcd_transport_run(worker_transport);
+		if (sockets_ready || etcd_transport_timeout(worker_transport) == 0)
+			etcd_transport_run(worker_transport);
 		lease_tick();
 		names_take_work();
 		names_tick();
@@ -282,8 +285,11 @@ etcd_lock_worker_main(Datum arg)
 		show_title();
 		MemoryContextReset(loop_context);
 
-		WaitEventSetWait(set, time_to_sleep(), events, lengthof(events),
-						 etcd_lock_wait_event_worker());
+		nevents = WaitEventSetWait(set, time_to_sleep(), events, lengthof(events),
+								   etcd_lock_wait_event_worker());
 		ResetLatch(MyLatch);
+		sockets_ready = false;
+		for (int i = 0; i < nevents; i++)
+			sockets_ready |= (events[i].events & WL_SOCKET_READABLE) != 0;
 	}
 }

@@ -129,6 +129,8 @@ extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 					   int64 revision, const LockChecks *checks);
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
+extern bool name_queue_is_empty(const WorkerName *name, int64 now);
+extern void name_queue_not_empty(const WorkerName *name);
 extern void name_free_key(WorkerKey *key);
 extern void name_release(WorkerName *name);
 
