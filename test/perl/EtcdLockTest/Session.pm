@@ -21,14 +21,14 @@ use Time::HiRes qw(sleep time);
 =item EtcdLockTest::Session->new($node, %options)
 
 Connect.  Options: db (default postgres), user, env (hash of environment
-variables for psql).
+variables for psql), via (an EtcdLockTest::Pgbouncer).
 
 =cut
 
 sub new
 {
 	my ($class, $node, %options) = @_;
-	my $connstr = $node->connstr($options{db} // 'postgres');
+	my $connstr = ($options{via} // $node)->connstr($options{db} // 'postgres');
 	$connstr .= " user=$options{user}" if $options{user};
 
 	my $self = bless {
