@@ -1,0 +1,133 @@
+# etcd_try_once(): exactly one of many callers that come at once on several servers
+# has a tick, whatever becomes of its transaction, and the tick outlives restarts of
+# servers and etcd.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use Test::More;
+
+my $etcd = EtcdLockTest::Etcd->new;
+my @nodes = map {
+	my $node = new_server(
+		$_,
+		endpoints => $etcd->endpoint,
+		conf => "etcd_lock.lease_ttl = '3s'");
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+	$node;
+} qw(one two three);
+my @sessions = map {
+	my $node = $_;
+	map { session($node) } 1 .. 6;
+} @nodes;
+
+# Ask for a tick in a session, as one transaction of its own; what comes back.
+sub tick { my ($n) = @_; return "'2030-01-01 UTC'::timestamptz + interval '$n min'" }
+
+sub once
+{
+	my ($session, $n) = @_;
+	return $session->query("SELECT etcd_try_once('/once', ${\ tick($n)})");
+}
+
+# Rounds of one tick each; all begin as near to each other as they can: a lock of
+# PostgreSQL on each server holds them back.
+my @gates = map { session($_) } @nodes;
+my %winners;
+my $wrong = 0;
+foreach my $round (1 .. 20)
+{
+	$_->query('SELECT pg_advisory_lock(1)') foreach @gates;
+	$_->send('SELECT pg_advisory_xact_lock_shared(1); '
+		  . "SELECT etcd_try_once('/once', ${\ tick($round)})")
+	  foreach @sessions;
+	foreach my $node (@nodes)
+	{
+		$node->poll_query_until('postgres',
+			"SELECT count(*) = 6 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+		  or die 'the callers did not come';
+	}
+	$_->send('SELECT pg_advisory_unlock(1)') foreach @gates;
+	$_->result foreach @gates;
+
+	my @won = grep { $sessions[$_]->result->{out} =~ /^t$/m } 0 .. $#sessions;
+	$wrong++ if @won != 1;
+	diag "round $round: " . @won . ' winners' if @won != 1;
+	$winners{ int($_ / 6) }++ foreach @won;
+}
+is($wrong, 0, 'of 18 callers at once exactly one has the tick, in each of 20 rounds');
+note 'ticks by server: ' . join ' ', map { $winners{$_} // 0 } 0 .. 2;
+
+my ($one, $two, $three) = @sessions[ 0, 6, 12 ];
+is(once($two, 20), 'f', 'a claimed tick');
+is(once($two, 19), 'f', 'an older one');
+
+# The lock comes with the tick; who finds it held claims nothing.
+$one->query('BEGIN');
+is(once($one, 30), 't', 'in a transaction');
+is($two->query("SELECT etcd_try_lock('/once')"), 'f', 'the lock is held with the tick');
+is(once($two, 31), 'f', 'a later tick, while it is');
+$one->query('COMMIT');
+is($etcd->lease_of('.etcd_lock/tick//once'), 0, 'the tick stays, without a lease');
+is(join(' ', $etcd->keys('/once')), '', 'and no key of the lock does');
+is(once($two, 31), 't', 'a tick that was refused because of the lock is not claimed');
+
+# With the lock held by something else, the same.
+$three->query("SELECT etcd_lock('/once')");
+is(once($two, 40), 'f', 'the lock is held for other reasons');
+is($three->try("SELECT etcd_try_once('/once', ${\ tick(40)})")->{sqlstate},
+	'55000', 'who holds it already cannot claim a tick');
+$three->query("SELECT etcd_unlock('/once')");
+is(once($two, 40), 't', 'free again');
+
+# At most once: what has failed is not run again.
+$one->query('BEGIN');
+is(once($one, 50), 't', 'a tick whose transaction rolls back');
+$one->query('ROLLBACK');
+is(once($two, 50), 'f', 'stays claimed');
+$one->query('BEGIN');
+is(once($one, 60), 't', 'a tick whose server dies');
+$nodes[0]->kill9;
+$_->quit foreach @sessions[ 0 .. 5 ], $gates[0];
+is(once($two, 60), 'f', 'stays claimed at once');
+wait_until('the lease of the dead server ends',
+	sub { !$etcd->keys('/once/') }, 30);
+is(once($two, 60), 'f', 'and when its lease is over');
+is(once($two, 61), 't', 'the next one is free then');
+$nodes[0]->start;
+
+# Restarts.  Everything stops, everything starts.
+$_->quit foreach @sessions[ 6 .. 17 ], @gates[ 1, 2 ];
+$_->stop foreach @nodes;
+$etcd->stop;
+$etcd->start;
+$_->start foreach @nodes;
+($one, $two, $three) = map { session($_) } @nodes;
+is(join(' ', map { once($_, 61) } $one, $two, $three),
+	'f f f', 'a tick survives the restart of all servers and of etcd');
+is(join(' ', map { once($_, 62) } $one, $two, $three),
+	't f f', 'the next one is claimed once');
+
+# One name's ticks are not another's, and the fraction of a second counts.
+is( $one->query(<<'SQL'), 't|f|t|t', 'ticks are per name, and exact');
+SELECT etcd_try_once('/once/a', '2030-01-01 00:00:00.000001+00'),
+       etcd_try_once('/once/b', '2030-01-01') AND false,
+       etcd_try_once('/once/c', '0001-01-01'), etcd_try_once('/once/d', '9999-12-31');
+SQL
+is( $two->query(<<'SQL'), 'f|t|f|f', 'on another server');
+SELECT etcd_try_once('/once/a', '2030-01-01 00:00:00.000001+00'),
+       etcd_try_once('/once/a', '2030-01-01 00:00:00.000002+00'),
+       etcd_try_once('/once/c', '0001-01-01'), etcd_try_once('/once/d', '9999-12-31');
+SQL
+foreach my $bad ("'infinity'", "'-infinity'", "'0001-01-01 BC'", "'10000-01-01'")
+{
+	is($one->try("SELECT etcd_try_once('/once', $bad)")->{sqlstate},
+		'22008', "$bad is no tick");
+}
+
+$etcd->delete('.etcd_lock/tick/');
+is_left_clean($etcd, @nodes);
+$_->quit foreach $one, $two, $three;
+finish($etcd, @nodes);
