@@ -156,12 +156,14 @@ foreach (1 .. 5)
 	$writer->query('VACUUM t');
 }
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
-is( $standby->safe_psql('postgres',
-		'SELECT sum(confl_snapshot) FROM pg_stat_database_conflicts'),
-	1, 'one wait was cancelled in all');
+$selecting->quit;
+ok( $standby->poll_query_until('postgres',
+		'SELECT sum(confl_snapshot) = 1 FROM pg_stat_database_conflicts'),
+	'one wait was cancelled in all');
+ok(!$calling->done, 'CALL etcd_lock_wait() was not');
 $here->query("SELECT etcd_unlock('/long')");
 is($calling->result->{sqlstate}, '', 'and then CALL etcd_lock_wait() has the lock');
-$_->quit foreach $selecting, $idle;
+$idle->quit;
 $_->query('SELECT etcd_unlock_all()') foreach $calling, $holding;
 is_left_clean_but_tick();
 
