@@ -293,6 +293,39 @@ RETURNS record
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_status'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- Counters since the server's start, or since they were reset.
+CREATE FUNCTION etcd_lock_stats(
+	OUT asked bigint, OUT acquired_etcd bigint, OUT acquired_passed_on bigint,
+	OUT tries_failed bigint, OUT timeouts bigint, OUT deadlocks bigint,
+	OUT cancelled bigint, OUT failed bigint, OUT waiting bigint,
+	OUT released bigint, OUT lost bigint, OUT held bigint,
+	OUT wait_seconds double precision,
+	OUT requests bigint, OUT request_errors bigint,
+	OUT request_seconds double precision,
+	OUT batches bigint, OUT batch_operations bigint,
+	OUT leases_lost bigint, OUT lowest_ttl_left double precision,
+	OUT waiting_at_reset bigint, OUT held_at_reset bigint,
+	OUT stats_reset timestamptz)
+RETURNS record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_stats'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE VIEW etcd_lock_stats AS SELECT * FROM etcd_lock_stats();
+
+-- How many waits and requests took no longer than "le" seconds.
+CREATE FUNCTION etcd_lock_stats_histogram(
+	OUT kind text, OUT le double precision, OUT count bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_stats_histogram'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE VIEW etcd_lock_stats_histogram AS SELECT * FROM etcd_lock_stats_histogram();
+
+CREATE FUNCTION etcd_lock_stats_reset()
+RETURNS void
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_stats_reset'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- Takes the lock away from whoever holds it with that token; superusers only.
 CREATE FUNCTION etcd_lock_break(name text, token bigint)
 RETURNS boolean
@@ -457,4 +490,6 @@ $$;
 
 GRANT EXECUTE ON FUNCTION etcd_locks() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_status() TO pg_monitor;
-GRANT SELECT ON etcd_locks TO pg_monitor;
+GRANT EXECUTE ON FUNCTION etcd_lock_stats() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION etcd_lock_stats_histogram() TO pg_monitor;
+GRANT SELECT ON etcd_locks, etcd_lock_stats, etcd_lock_stats_histogram TO pg_monitor;

@@ -14,6 +14,7 @@
 #include "lock_session.h"
 #include "loss.h"
 #include "miscadmin.h"
+#include "stats.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
@@ -249,6 +250,7 @@ shmem_request(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(add_size(lock_table_shmem_size(), break_shmem_size()));
+	RequestAddinShmemSpace(stats_shmem_size());
 	lock_table_request_locks();
 }
 
@@ -261,6 +263,7 @@ shmem_startup(void)
 	lock_table_shmem_init();
 	lease_shmem_init();
 	break_shmem_init();
+	stats_shmem_init();
 }
 
 static uint32

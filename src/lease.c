@@ -31,6 +31,7 @@
 
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
+#include "stats.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -516,6 +517,7 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 		retry_later();			/* a change of leaders: ask again */
 	else
 	{
+		stats_lease_renewed(deadline_left(&lock_shared->deadline));
 		deadline_extend(&lock_shared->deadline, sent, ttl - margin());
 		list_keys();
 	}

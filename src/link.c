@@ -12,6 +12,7 @@
  */
 #include "worker.h"
 
+#include "stats.h"
 #include "tls.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -43,6 +44,7 @@ struct LinkCall
 	EtcdCallbacks callbacks;
 	void	   *arg;
 	uint64		generation;
+	int64		sent_at;		/* clock_now() */
 };
 
 static void
@@ -313,6 +315,8 @@ call_done(void *arg, const EtcdAnswer *answer)
 		EtcdHeader	header;
 		EtcdError	error;
 
+		stats_request(clock_now() - copy.sent_at,
+					  !answer->delivered || answer->http_status != 200);
 		if (!answer->delivered)
 			failed(copy.generation, answer->error);
 		else if (answer->http_status == 200)
@@ -369,6 +373,7 @@ link_call(const char *path, char *body, long timeout_ms,
 	call->callbacks = *callbacks;
 	call->arg = arg;
 	call->generation = generation;
+	call->sent_at = clock_now();
 	call->request = etcd_transport_post(worker_transport, link_endpoint(), path,
 										body, timeout_ms,
 										callbacks->data != NULL ? &streaming : &unary,

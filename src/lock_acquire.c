@@ -386,6 +386,23 @@ await_drain(LocalHold *local, Patience patience)
 	return true;
 }
 
+/* As what an error counts that has ended the acquiring of a lock. */
+static LockOutcome
+outcome_of(int sqlerrcode)
+{
+	switch (sqlerrcode)
+	{
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+			return LOCK_OUTCOME_TIMEOUT;
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+			return LOCK_OUTCOME_DEADLOCK;
+		case ERRCODE_QUERY_CANCELED:
+			return LOCK_OUTCOME_CANCELLED;
+		default:
+			return LOCK_OUTCOME_FAILED;
+	}
+}
+
 /* Steps 3 and 4.  True: granted; false: not available, nothing acquired. */
 static bool
 acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
@@ -436,6 +453,7 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 		LockErrorCleanup();
 		if (!had_tag && !have_tag && lock_session_has_tag(local))
 			have_tag = true;
+		local->hold->outcome = outcome_of(geterrcode());
 		give_up(local, have_tag, request->session);
 		PG_RE_THROW();
 	}
@@ -443,7 +461,10 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 	error_context_stack = context.previous;
 
 	if (!granted)
+	{
+		local->hold->outcome = request->is_try ? LOCK_OUTCOME_TRY_FAILED : LOCK_OUTCOME_TIMEOUT;
 		give_up(local, have_tag, request->session);
+	}
 	return granted;
 }
 
@@ -574,6 +595,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 			break;
 	}
 	local->hold->on_loss = etcd_lock_on_loss;
+	local->hold->for_session = request->session;
 	local->hold->is_try = request->is_try;
 	local->hold->has_tick = request->has_tick;
 	local->hold->tick = request->tick;

@@ -10,6 +10,7 @@
  */
 #include "lock_table.h"
 
+#include "stats.h"
 #include "utils/timestamp.h"
 
 static void
@@ -43,7 +44,10 @@ supersede_others(LockEntry *entry, LockHold *hold)
 
 		if (other->procno != hold->procno &&
 			(hold->mode == LOCK_EXCLUSIVE || other->mode == LOCK_EXCLUSIVE))
+		{
 			other->superseded = true;
+			stats_released(other);
+		}
 	}
 }
 
@@ -72,6 +76,8 @@ next_token(LockEntry *entry, const LockKey *key)
 static LockAskResult
 grant(LockEntry *entry, LockHold *hold, LockKey *key)
 {
+	bool		from_etcd = key->fresh;
+
 	set_state(hold, HOLD_HOLDING);
 	key->fresh = false;
 	key->has_tick = false;
@@ -79,6 +85,7 @@ grant(LockEntry *entry, LockHold *hold, LockKey *key)
 	hold->epoch = key->epoch;
 	hold->token = next_token(entry, key);
 	hold->held_since = GetCurrentTimestamp();
+	stats_granted(hold, from_etcd);
 	return LOCK_ASK_GRANTED;
 }
 

@@ -12,6 +12,8 @@
 
 #include <signal.h>
 
+#include "stats.h"
+
 /*
  * How long the answer to "does another owner wait for this key?" is believed
  * when it was yes, in microseconds.  It may give up.
@@ -259,6 +261,7 @@ lock_key_lost(LockEntry *entry, LockKey *key)
 		{
 			hold->lost = true;
 			hold->key_number = 0;
+			stats_lost(hold);
 			if (hold->superseded)
 				continue;
 			if (key->epoch == deadline_epoch(&lock_shared->deadline))

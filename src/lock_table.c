@@ -15,6 +15,7 @@
 
 #include "common/hashfn.h"
 #include "miscadmin.h"
+#include "stats.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/timestamp.h"
@@ -389,7 +390,12 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 							   dlist_pop_head_node(&lock_shared->free_holds));
 	SpinLockRelease(&lock_shared->hold_mutex);
 	if (hold == NULL)
+	{
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+		stats_turned_away(hashcode);
+		LWLockRelease(lock);
 		return LOCK_WAIT_TABLE_FULL;
+	}
 
 	memset(hold, 0, sizeof(LockHold));
 	hold->procno = compat_my_procno();
@@ -434,6 +440,7 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 	{
 		if (lock_entry_in_use(entry))
 		{
+			stats_turned_away(hashcode);
 			lock_entry_unlock(lock);
 			SpinLockAcquire(&lock_shared->hold_mutex);
 			dlist_push_head(&lock_shared->free_holds, &hold->link);
@@ -450,7 +457,10 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 			dlist_push_head(&entry->waiters, &hold->link);
 		else
 			dlist_push_tail(&entry->waiters, &hold->link);
+		stats_asked(hashcode, hold);
 	}
+	else
+		stats_turned_away(hashcode);
 	lock_entry_unlock(lock);
 
 	if (entry == NULL)
@@ -493,6 +503,7 @@ lock_table_drop(LockHold *hold, LockReleasedKey *released)
 	int			n;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	stats_dropped(hold, deadline_valid(&lock_shared->deadline, hold->epoch));
 	dlist_delete(&hold->link);
 	n = lock_entry_settle(entry, released);
 	(void) lock_entry_remove_if_idle(entry);

@@ -156,6 +156,18 @@ typedef struct LockFailure
 	char		message[LOCK_FAILURE_SIZE]; /* what etcd said */
 } LockFailure;
 
+/* Why a session that asked for a lock has not got it. */
+typedef enum LockOutcome
+{
+	LOCK_OUTCOME_CANCELLED,		/* also when the session ends */
+	LOCK_OUTCOME_TRY_FAILED,
+	LOCK_OUTCOME_TIMEOUT,
+	LOCK_OUTCOME_DEADLOCK,
+	LOCK_OUTCOME_FAILED
+} LockOutcome;
+
+#define LOCK_NOUTCOMES	(LOCK_OUTCOME_FAILED + 1)
+
 typedef struct LockHold
 {
 	dlist_node	link;			/* in a list of the entry's, or free */
@@ -172,8 +184,19 @@ typedef struct LockHold
 	bool		has_tick;
 	TimestampTz tick;
 	int			namespace_len;
+	bool		for_session;	/* asked for; else for the transaction */
 	int			session_count;	/* how often, for etcd_locks */
 	int			xact_count;
+
+	/* for stats.c */
+	enum
+	{
+		COUNTED_NOT,
+		COUNTED_WAITING,
+		COUNTED_HELD,
+		COUNTED_ENDED
+	}			counted;
+	LockOutcome outcome;		/* the session's own, when it gives up */
 
 	uint64		asked_key;		/* number of the key that was granted while the
 								 * session asked for it */
@@ -243,6 +266,9 @@ typedef struct LockShared
 extern LockShared *lock_shared;
 
 extern void lock_require_preload(void);
+
+/* lock_views.c: the same, and that the user may look at what others do. */
+extern void lock_require_monitor(void);
 
 extern Size lock_table_shmem_size(void);
 extern void lock_table_request_locks(void);

@@ -7,8 +7,10 @@
  */
 #include "lock_table.h"
 
+#include "catalog/pg_authid.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
@@ -22,7 +24,16 @@ typedef struct SeenHold
 {
 	char		key[ETCD_LOCK_MAX_KEY + 1];
 	LOCKTAG		tag;
-	LockHold	hold;
+	int			namespace_len;
+	int			pid;
+	LockMode	mode;
+	bool		holding;
+	bool		session;		/* by which scopes */
+	bool		xact;
+	bool		lost;
+	int64		token;
+	TimestampTz wait_start;
+	TimestampTz held_since;
 } SeenHold;
 
 typedef struct SeenHolds
@@ -32,17 +43,49 @@ typedef struct SeenHolds
 	int			max;
 } SeenHolds;
 
-static int
-count_list(dlist_head *list)
-{
-	dlist_iter	iter;
-	int			n = 0;
+/* Room for so many is there before anything is locked. */
+#define FIRST_ROOM		256
 
-	dlist_foreach(iter, list)
-		n++;
-	return n;
+/*
+ * EXECUTE may have been granted together with that on the other functions,
+ * but what all databases and namespaces do is not for everyone.
+ */
+void
+lock_require_monitor(void)
+{
+	lock_require_preload();
+	if (!has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to look at etcd locks"),
+				 errdetail("Only roles with privileges of the \"%s\" role may look at them.",
+						   "pg_monitor")));
 }
 
+static void
+copy_hold(SeenHold *copy, const LockEntry *entry, const LockHold *hold)
+{
+	bool		granted = hold->session_count > 0 || hold->xact_count > 0;
+
+	strlcpy(copy->key, entry->key, sizeof(copy->key));
+	copy->tag = entry->tag;
+	copy->namespace_len = hold->namespace_len;
+	copy->pid = hold->pid;
+	copy->mode = hold->mode;
+	copy->holding = hold->state == HOLD_HOLDING;
+	copy->session = granted ? hold->session_count > 0 : hold->for_session;
+	copy->xact = granted ? hold->xact_count > 0 : !hold->for_session;
+	copy->lost = copy->holding &&
+		(hold->lost || !deadline_valid(&lock_shared->deadline, hold->epoch));
+	copy->token = hold->token;
+	copy->wait_start = hold->wait_start;
+	copy->held_since = hold->held_since;
+}
+
+/*
+ * Whoever is superseded has let go of PostgreSQL's lock already, as pg_locks
+ * shows, and is about to drop its record.
+ */
 static void
 copy_list(SeenHolds *seen, LockEntry *entry, dlist_head *list)
 {
@@ -50,53 +93,46 @@ copy_list(SeenHolds *seen, LockEntry *entry, dlist_head *list)
 
 	dlist_foreach(iter, list)
 	{
-		SeenHold   *copy = &seen->holds[seen->n++];
+		const LockHold *hold = dlist_container(LockHold, link, iter.cur);
 
-		Assert(seen->n <= seen->max);
-		memcpy(copy->key, entry->key, sizeof(copy->key));
-		copy->tag = entry->tag;
-		copy->hold = *dlist_container(LockHold, link, iter.cur);
+		if (hold->state == HOLD_HOLDING && hold->superseded)
+			continue;
+		if (seen->n < seen->max)
+			copy_hold(&seen->holds[seen->n], entry, hold);
+		seen->n++;
 	}
 }
 
 /*
- * One partition at a time, and no allocation while its lock is held: first
- * count, then copy, again if there have come more meanwhile.
+ * As of one moment: all partitions are locked, as for pg_locks.  Nothing is
+ * allocated meanwhile: when there is no room for all, count the rest, make
+ * room and begin anew.
  */
 static void
 copy_holds(SeenHolds *seen)
 {
-	HASH_SEQ_STATUS status;
-	LockEntry  *entry;
-	int			needed;
-
+	seen->max = FIRST_ROOM;
 	for (;;)
 	{
+		HASH_SEQ_STATUS status;
+		LockEntry  *entry;
+
+		seen->holds = palloc_extended(seen->max * sizeof(SeenHold),
+									  MCXT_ALLOC_HUGE);
 		seen->n = 0;
-		needed = 0;
 		lock_table_lock_all(LW_SHARED);
 		hash_seq_init(&status, lock_table_hash());
 		while ((entry = hash_seq_search(&status)) != NULL)
-			needed += count_list(&entry->owners) + count_list(&entry->waiters) +
-				count_list(&entry->drainers);
-		if (needed <= seen->max)
 		{
-			hash_seq_init(&status, lock_table_hash());
-			while ((entry = hash_seq_search(&status)) != NULL)
-			{
-				copy_list(seen, entry, &entry->owners);
-				copy_list(seen, entry, &entry->waiters);
-				copy_list(seen, entry, &entry->drainers);
-			}
+			copy_list(seen, entry, &entry->owners);
+			copy_list(seen, entry, &entry->waiters);
+			copy_list(seen, entry, &entry->drainers);
 		}
 		lock_table_unlock_all();
-		if (needed <= seen->max)
+		if (seen->n <= seen->max)
 			return;
-		seen->max = needed + 64;
-		if (seen->holds != NULL)
-			pfree(seen->holds);
-		seen->holds = palloc_extended(seen->max * sizeof(SeenHold),
-									  MCXT_ALLOC_HUGE);
+		seen->max = seen->n + FIRST_ROOM;
+		pfree(seen->holds);
 	}
 }
 
@@ -104,41 +140,34 @@ Datum
 etcd_lock_sql_locks(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	SeenHolds	seen = {0};
+	SeenHolds	seen;
 
-	lock_require_preload();
+	lock_require_monitor();
 	InitMaterializedSRF(fcinfo, 0);
 	copy_holds(&seen);
 	for (int i = 0; i < seen.n; i++)
 	{
 		const SeenHold *row = &seen.holds[i];
-		const LockHold *hold = &row->hold;
-		bool		holding = hold->state == HOLD_HOLDING;
 		Datum		values[9];
 		bool		nulls[9] = {false};
 
 		values[0] = CStringGetTextDatum(lock_name_for_user(row->key,
-														   hold->namespace_len,
+														   row->namespace_len,
 														   &row->tag));
-		values[1] = CStringGetTextDatum(hold->mode == LOCK_EXCLUSIVE ?
+		values[1] = CStringGetTextDatum(row->mode == LOCK_EXCLUSIVE ?
 										"exclusive" : "shared");
-		if (hold->session_count == 0 && hold->xact_count == 0)
-			nulls[2] = true;
-		else
-			values[2] = CStringGetTextDatum(hold->session_count == 0 ? "transaction" :
-											hold->xact_count == 0 ? "session" :
-											"session and transaction");
-		values[3] = BoolGetDatum(holding);
-		values[4] = Int32GetDatum(hold->pid);
-		values[5] = Int64GetDatum(hold->token);
-		nulls[5] = !holding;
-		values[6] = TimestampTzGetDatum(hold->wait_start);
-		nulls[6] = holding;
-		values[7] = TimestampTzGetDatum(hold->held_since);
-		nulls[7] = !holding;
-		values[8] = BoolGetDatum(holding &&
-								 (hold->lost ||
-								  !deadline_valid(&lock_shared->deadline, hold->epoch)));
+		values[2] = CStringGetTextDatum(!row->session ? "transaction" :
+										!row->xact ? "session" :
+										"session and transaction");
+		values[3] = BoolGetDatum(row->holding);
+		values[4] = Int32GetDatum(row->pid);
+		values[5] = Int64GetDatum(row->token);
+		nulls[5] = !row->holding;
+		values[6] = TimestampTzGetDatum(row->wait_start);
+		nulls[6] = row->holding;
+		values[7] = TimestampTzGetDatum(row->held_since);
+		nulls[7] = !row->holding;
+		values[8] = BoolGetDatum(row->lost);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -157,7 +186,7 @@ etcd_lock_sql_status(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	lock_require_preload();
+	lock_require_monitor();
 
 	LWLockAcquire(lock_shared->status_lock, LW_SHARED);
 	status = lock_shared->status;

@@ -12,6 +12,7 @@
  */
 #include "worker.h"
 
+#include "stats.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
@@ -904,12 +905,14 @@ names_end_epoch(const char *reason)
 		name->event_revision = 0;	/* the next etcd may count from anywhere */
 		name_forget_freed(name);
 	}
-	if (reason != NULL)
-		ereport(lost > 0 ? WARNING : LOG,
-				(errcode(ERRCODE_ETCD_LOCK_LOST),
-				 errmsg("etcd_lock: lease lost: %s", reason),
-				 errdetail_plural("%d lock was lost with it.",
-								  "%d locks were lost with it.", lost, lost)));
+	if (reason == NULL)
+		return;
+	stats_lease_lost();
+	ereport(lost > 0 ? WARNING : LOG,
+			(errcode(ERRCODE_ETCD_LOCK_LOST),
+			 errmsg("etcd_lock: lease lost: %s", reason),
+			 errdetail_plural("%d lock was lost with it.",
+							  "%d locks were lost with it.", lost, lost)));
 }
 
 /* ----------------------------------------------------------------

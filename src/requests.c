@@ -16,6 +16,7 @@
 #include "batch.h"
 
 #include "nodes/pg_list.h"
+#include "stats.h"
 #include "utils/memutils.h"
 
 /*
@@ -297,6 +298,7 @@ finish_building(Building *b)
 		batch_done(batch, &not_sent);
 		return false;
 	}
+	stats_batch(batch->nitems);
 	return true;
 }
 
