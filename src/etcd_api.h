@@ -64,6 +64,14 @@ typedef enum EtcdCode
 
 #define ETCD_MESSAGE_SIZE 256
 
+/*
+ * What no etcd comes near; an answer that goes beyond is not believed.
+ * Revisions: 14 years of 20,000 writes a second, and all that a token can hold.
+ * Seconds of a lease: etcd's own limit.
+ */
+#define ETCD_MAX_REVISION	((INT64_C(1) << 43) - 1)
+#define ETCD_MAX_TTL		INT64_C(9000000000)
+
 typedef struct EtcdError
 {
 	int			code;			/* EtcdCode, or another gRPC code */

@@ -104,7 +104,8 @@ decode_key_value(const cJSON *object, EtcdKeyValue *kv, EtcdError *err)
 static bool
 check_revisions(const EtcdKeyValue *kv, EtcdError *err)
 {
-	if (kv->create_revision < 1 || kv->mod_revision < kv->create_revision)
+	if (kv->create_revision < 1 || kv->mod_revision < kv->create_revision ||
+		kv->mod_revision > ETCD_MAX_REVISION)
 		return etcd_json_bad(err, "a key with impossible revisions in etcd's answer");
 	return true;
 }
@@ -133,8 +134,9 @@ decode_header_of(const cJSON *message, EtcdHeader *header, EtcdError *err)
 		!etcd_json_int64(object, "revision", &header->revision, err) ||
 		!etcd_json_uint64(object, "raft_term", &header->raft_term, err))
 		return false;
-	if (header->cluster_id == 0 || header->revision < 0)
-		return etcd_json_bad(err, "no cluster or a negative revision in the header of etcd's answer");
+	if (header->cluster_id == 0 || header->revision < 0 ||
+		header->revision > ETCD_MAX_REVISION)
+		return etcd_json_bad(err, "no cluster or an impossible revision in the header of etcd's answer");
 	return true;
 }
 
@@ -255,6 +257,8 @@ decode_lease_fields(const cJSON *message, EtcdLeaseResult *result, EtcdError *er
 		return false;
 	if (result->id == 0)
 		return etcd_json_bad(err, "no lease id in etcd's answer");
+	if (result->ttl > ETCD_MAX_TTL)
+		return etcd_json_bad(err, "an impossible TTL in etcd's answer");
 	if (!allocate_elements(keys, sizeof(EtcdKeyValue), (void **) &result->keys,
 						   &result->nkeys, err))
 		return false;
@@ -363,8 +367,9 @@ decode_event(const cJSON *object, EtcdEvent *event, EtcdError *err)
 		return false;
 	if (event->type == ETCD_EVENT_PUT)
 		return check_revisions(&event->kv, err);
-	return event->kv.mod_revision > 0 ||
-		etcd_json_bad(err, "a DELETE event without a revision in etcd's answer");
+	return (event->kv.mod_revision > 0 &&
+			event->kv.mod_revision <= ETCD_MAX_REVISION) ||
+		etcd_json_bad(err, "a DELETE event without a possible revision in etcd's answer");
 }
 
 static bool

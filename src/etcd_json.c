@@ -24,6 +24,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Values in an answer that is read: as many as 16 MB of keys may have. */
+#define MAX_VALUES			1000000
+
 /* Greatest integer below which a double holds every integer exactly. */
 #define MAX_EXACT_DOUBLE	9007199254740991.0
 
@@ -389,6 +392,25 @@ is_space(char c)
 }
 
 /*
+ * Each value, be it a digit, costs cJSON about 80 bytes: a text of nothing but
+ * small values is refused rather than half of the memory taken.  (Nesting is
+ * bounded by cJSON itself.)  Strings are not told apart, so the count may be
+ * too high, but a key or value of etcd's has no comma or bracket in its base64.
+ */
+static bool
+has_too_many_values(const char *text, size_t len)
+{
+	size_t		n = 0;
+	size_t		i;
+
+	if (len <= MAX_VALUES)
+		return false;
+	for (i = 0; i < len; i++)
+		n += text[i] == ',' || text[i] == '[' || text[i] == '{';
+	return n > MAX_VALUES;
+}
+
+/*
  * Parse one JSON object with nothing but white space around it.  The last
  * brace is looked for beforehand because cJSON before 1.7.18 reads one byte
  * too far when the text ends in a comma.
@@ -401,7 +423,8 @@ parse_object(const char *body, size_t len)
 
 	while (len > 0 && is_space(body[len - 1]))
 		len--;
-	if (len < 2 || body[len - 1] != '}' || contains_nul(body, len))
+	if (len < 2 || body[len - 1] != '}' || contains_nul(body, len) ||
+		has_too_many_values(body, len))
 		return NULL;
 
 	root = cJSON_ParseWithLengthOpts(body, len, &end, 0);

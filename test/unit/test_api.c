@@ -9,6 +9,7 @@
  *-------------------------------------------------------------------------
  */
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "etcd_api.h"
@@ -749,6 +750,11 @@ static const struct
 	{WATCH, EVENTS("[{\"type\":\"DELETE\",\"kv\":{\"key\":\"YQ==\"}}]")},
 	{WATCH, EVENTS("[{\"type\":\"DELETE\",\"kv\":{\"key\":\"YQ==\",\"mod_revision\":\"-4\"}}]")},
 	{WATCH, EVENTS("[{\"kv\":" KEY34 "},{\"type\":\"DELETE\",\"kv\":{\"mod_revision\":\"4\"}}]")},
+	/* 2^43, behind the greatest revision; a lease of 300 years */
+	{HEADER, "{\"header\":{\"cluster_id\":\"1\",\"revision\":\"8796093022208\"}}"},
+	{RANGE, "{" HEADER34 ",\"kvs\":[{\"key\":\"YQ==\",\"create_revision\":\"1\",\"mod_revision\":\"8796093022208\"}],\"count\":\"1\"}"},
+	{WATCH, EVENTS("[{\"type\":\"DELETE\",\"kv\":{\"key\":\"YQ==\",\"mod_revision\":\"8796093022208\"}}]")},
+	{LEASE, "{" HEADER34 ",\"ID\":\"1\",\"TTL\":\"9000000001\"}"},
 };
 
 static void
@@ -892,6 +898,42 @@ test_deep_nesting(void)
 	free(body);
 }
 
+static long
+peak_kb(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_maxrss;
+}
+
+/* Small values take many times their length in memory, unless refused first. */
+static void
+test_many_values(void)
+{
+	static const char *const values[] = {"0,", "[],", "{},", "\"\","};
+	const size_t size = 16 * 1024 * 1024;
+	char	   *body = malloc(size + 100);
+	size_t		i;
+
+	memset(body, ' ', size + 100);
+	for (i = 0; i < sizeof(values) / sizeof(values[0]); i++)
+	{
+		size_t		len = sprintf(body, "{" HEADER34 ",\"kvs\":[");
+		long		before = peak_kb();
+		AnyResult	result;
+		EtcdError	err;
+
+		while (len < size)
+			len += sprintf(body + len, "%s", values[i]);
+		len += sprintf(body + len, "0]}");
+		ok(!etcd_decode_range(body, len, 200, &result.range, &err) &&
+		   err.code == ETCD_BAD_ANSWER, "16 MB of %s refused", values[i]);
+		ok(peak_kb() - before < 1024, "without reading them");
+	}
+	free(body);
+}
+
 static double
 now_ms(void)
 {
@@ -975,6 +1017,7 @@ main(void)
 	test_truncated();
 	test_damaged();
 	test_deep_nesting();
+	test_many_values();
 	test_batch();
 	return done_testing();
 }
