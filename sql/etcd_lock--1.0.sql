@@ -469,14 +469,17 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock_all'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
--- A lock reaches other servers, so nobody may lock who was not told to.
+-- A lock reaches other servers, so nobody may lock who was not told to.  And of
+-- several conditions that one is to be the last to be looked at.
 DO $$
 DECLARE
 	routine regprocedure;
+	is_function boolean;
 BEGIN
-	FOR routine IN
-		SELECT objid::regprocedure
-		FROM pg_catalog.pg_depend
+	FOR routine, is_function IN
+		SELECT objid::regprocedure, prokind OPERATOR(pg_catalog.=) 'f'
+		FROM pg_catalog.pg_depend JOIN pg_catalog.pg_proc
+			ON pg_proc.oid OPERATOR(pg_catalog.=) objid
 		WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::regclass
 			AND refobjid OPERATOR(pg_catalog.=)
 				(SELECT oid FROM pg_catalog.pg_extension
@@ -484,6 +487,9 @@ BEGIN
 			AND classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
 	LOOP
 		EXECUTE pg_catalog.format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', routine);
+		IF is_function THEN
+			EXECUTE pg_catalog.format('ALTER FUNCTION %s COST 10000', routine);
+		END IF;
 	END LOOP;
 END
 $$;

@@ -119,6 +119,13 @@ SQL
 }
 is_left_clean($etcd, $primary, $standby);
 
+# What is to run on the primary only takes no lock on a standby.
+my $only_primary =
+  "SELECT 'runs' WHERE NOT pg_is_in_recovery() AND etcd_try_lock('/only')";
+is( join(' ', map { $_->query($only_primary) } $there, $here),
+	' runs', 'on the primary only: and the standby did not take the lock');
+$here->query("SELECT etcd_unlock('/only')");
+
 # A tick is claimed once among primary and standby.
 is( join(' ',
 		map { $_->query("SELECT etcd_try_once('/tick', '2030-01-01')") } $there, $here),

@@ -64,6 +64,12 @@ my ($one, $two, $three) = @sessions[ 0, 6, 12 ];
 is(once($two, 20), 'f', 'a claimed tick');
 is(once($two, 19), 'f', 'an older one');
 
+# Of several conditions it is the last to be looked at.
+is( $one->query("SELECT 1 WHERE etcd_try_once('/once', ${\ tick(25)}) "
+		  . "AND now() + interval '1 s' + interval '1 s' < now() + interval '1 s'"),
+	'', 'another condition is false');
+is(once($one, 25), 't', 'then the tick is not claimed');
+
 # The lock comes with the tick; who finds it held claims nothing.
 $one->query('BEGIN');
 is(once($one, 30), 't', 'in a transaction');
@@ -89,6 +95,9 @@ $one->query('ROLLBACK');
 is(once($two, 50), 'f', 'stays claimed');
 $one->query('BEGIN');
 is(once($one, 60), 't', 'a tick whose server dies');
+my @pids = split /\n/, $nodes[0]->safe_psql('postgres',
+	'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
+push @pids, $nodes[0]->{_pid};
 $nodes[0]->kill9;
 $_->quit foreach @sessions[ 0 .. 5 ], $gates[0];
 is(once($two, 60), 'f', 'stays claimed at once');
@@ -96,6 +105,7 @@ wait_until('the lease of the dead server ends',
 	sub { !$etcd->keys('/once/') }, 30);
 is(once($two, 60), 'f', 'and when its lease is over');
 is(once($two, 61), 't', 'the next one is free then');
+wait_until('its last process has ended', sub { !kill 0, @pids });
 $nodes[0]->start;
 
 # Restarts.  Everything stops, everything starts.

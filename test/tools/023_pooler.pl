@@ -17,7 +17,7 @@ my $etcd = EtcdLockTest::Etcd->new;
 my ($here, $there) = start_servers($etcd, 'here', 'there');
 $here->safe_psql('postgres', <<'SQL');
 CREATE ROLE app LOGIN;
-GRANT EXECUTE ON ALL ROUTINES IN SCHEMA public TO app;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA public, etcd_advisory TO app;
 CREATE TABLE counter (n int);
 INSERT INTO counter VALUES (0);
 GRANT ALL ON counter TO app;
@@ -177,7 +177,9 @@ my @session_locks = (
 	"SELECT etcd_try_lock_shared('/a')",
 	'SELECT etcd_lock(1)',
 	'SELECT etcd_try_lock_shared(1, 2)',
-	"CALL etcd_lock_wait('/a')");
+	"CALL etcd_lock_wait('/a')",
+	'SELECT etcd_advisory.pg_advisory_lock(1)',
+	'SELECT etcd_advisory.pg_try_advisory_lock(1)');
 
 foreach my $whom ('ROLE app', 'DATABASE postgres')
 {
@@ -197,7 +199,7 @@ foreach my $whom ('ROLE app', 'DATABASE postgres')
 			my $result = $client->try($sql);
 			like(
 				$result->{err},
-				qr/$word: .*session.*\nDETAIL: .*client.*\nHINT: .*etcd_xact_lock\(\).*etcd_lock\.session_locks/s,
+				qr/$word: .*session-level etcd lock.*\nDETAIL: .*another client.*\nHINT: .*etcd_xact_lock\(\)/s,
 				"$whom, $value: $sql") or diag $result->{err};
 			is($result->{sqlstate}, $value eq 'off' ? '55000' : '',
 				'its SQLSTATE');
