@@ -326,6 +326,26 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_stats_reset'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- Who holds and who waits, on all servers and among foreign clients, from etcd.
+CREATE FUNCTION etcd_lock_queue(
+	OUT name text, OUT "position" integer, OUT mode text, OUT granted boolean,
+	OUT server text, OUT host text, OUT port integer, OUT pid integer,
+	OUT database text, OUT username text, OUT application_name text,
+	OUT since timestamptz, OUT key text, OUT lease text, OUT create_revision bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_queue'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION etcd_lock_queue(
+	name text,
+	OUT name text, OUT "position" integer, OUT mode text, OUT granted boolean,
+	OUT server text, OUT host text, OUT port integer, OUT pid integer,
+	OUT database text, OUT username text, OUT application_name text,
+	OUT since timestamptz, OUT key text, OUT lease text, OUT create_revision bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_queue'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- Takes the lock away from whoever holds it with that token; superusers only.
 CREATE FUNCTION etcd_lock_break(name text, token bigint)
 RETURNS boolean
@@ -498,4 +518,6 @@ GRANT EXECUTE ON FUNCTION etcd_locks() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_status() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_stats() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_stats_histogram() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION etcd_lock_queue() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION etcd_lock_queue(text) TO pg_monitor;
 GRANT SELECT ON etcd_locks, etcd_lock_stats, etcd_lock_stats_histogram TO pg_monitor;

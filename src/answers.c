@@ -73,8 +73,9 @@ fail_key(WorkerKey *key, LockFailureKind kind, int sqlerrcode,
 	name_free_key(key);
 }
 
-static int
-sqlerrcode_for(const EtcdError *error)
+/* The SQLSTATE for what etcd has refused. */
+int
+worker_sqlerrcode(const EtcdError *error)
 {
 	switch (error->code)
 	{
@@ -123,7 +124,7 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 	if (outcome == OUTCOME_REFUSED && alone && item->kind != ITEM_DELETE &&
 		item->key->phase != PHASE_DELETE)
 	{
-		fail_key(item->key, FAILURE_ERROR, sqlerrcode_for(error), error->message);
+		fail_key(item->key, FAILURE_ERROR, worker_sqlerrcode(error), error->message);
 		return;
 	}
 	item->key->alone = outcome == OUTCOME_REFUSED;

@@ -88,7 +88,6 @@ extern char *batch_encode(Building *b, const char **path);
 extern void batch_done(void *arg, const EtcdAnswer *answer);
 
 /* requests.c, for answers.c */
-extern int	requests_max_ops;
 extern void requests_batch_ended(const Batch *batch);
 extern void requests_requeue(WorkerKey *key);
 extern void requests_strays_refused(void);

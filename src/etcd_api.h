@@ -117,6 +117,7 @@ typedef struct EtcdOp
 	/* range */
 	bool		keys_only;		/* answers carry no values */
 	int64_t		limit;			/* 0: no limit */
+	int64_t		revision;		/* as of then; 0: as it is */
 } EtcdOp;
 
 typedef enum EtcdCompareTarget

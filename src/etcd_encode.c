@@ -134,6 +134,7 @@ fill_range(cJSON *object, const EtcdOp *op)
 {
 	return add_range(object, &op->range) &&
 		(op->limit == 0 || add_int64(object, "limit", op->limit)) &&
+		(op->revision == 0 || add_int64(object, "revision", op->revision)) &&
 		(!op->keys_only || add_true(object, "keys_only"));
 }
 

@@ -415,8 +415,8 @@ has_too_many_values(const char *text, size_t len)
  * brace is looked for beforehand because cJSON before 1.7.18 reads one byte
  * too far when the text ends in a comma.
  */
-static cJSON *
-parse_object(const char *body, size_t len)
+cJSON *
+etcd_json_parse(const char *body, size_t len)
 {
 	const char *end = NULL;
 	cJSON	   *root;
@@ -440,7 +440,7 @@ cJSON *
 etcd_json_open(const char *body, size_t len, int http_status,
 			   const cJSON **message, EtcdError *err)
 {
-	cJSON	   *root = parse_object(body, len);
+	cJSON	   *root = etcd_json_parse(body, len);
 	const cJSON *error;
 
 	memset(err, 0, sizeof(*err));

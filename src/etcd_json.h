@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * etcd_json.h
- *	  Strict reading of etcd's JSON, for etcd_decode.c alone.
+ *	  Strict reading of JSON, for etcd_decode.c and etcd_holder.c alone.
  *
  * A missing member and null stand for zero, false or empty: the gateway
  * leaves such members out.  Anything of another type than expected makes the
@@ -40,6 +40,9 @@ extern bool etcd_json_object(const cJSON *object, const char *name,
  */
 extern cJSON *etcd_json_open(const char *body, size_t len, int http_status,
 							 const cJSON **message, EtcdError *err);
+
+/* Parse one JSON object; NULL: it is none.  Freed with cJSON_Delete. */
+extern cJSON *etcd_json_parse(const char *body, size_t len);
 
 /* Note a bad answer; returns false. */
 extern bool etcd_json_bad(EtcdError *err, const char *fmt,...)

@@ -14,6 +14,7 @@
 #include "lock_session.h"
 #include "loss.h"
 #include "miscadmin.h"
+#include "queue_pages.h"
 #include "stats.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -251,7 +252,9 @@ shmem_request(void)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(add_size(lock_table_shmem_size(), break_shmem_size()));
 	RequestAddinShmemSpace(stats_shmem_size());
+	RequestAddinShmemSpace(queue_pages_shmem_size());
 	lock_table_request_locks();
+	queue_pages_request_locks();
 }
 
 /* Runs again, in the postmaster, after the crash of a backend. */
@@ -264,6 +267,7 @@ shmem_startup(void)
 	lease_shmem_init();
 	break_shmem_init();
 	stats_shmem_init();
+	queue_pages_shmem_init();
 }
 
 static uint32

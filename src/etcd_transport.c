@@ -248,6 +248,13 @@ make_ready(EtcdRequest *request)
 	list_append(&transport->ready, &request->in_ready, request);
 }
 
+static size_t
+max_answer(const EtcdRequest *request)
+{
+	return request->callbacks.max_answer != 0 ?
+		request->callbacks.max_answer : ETCD_MAX_ANSWER;
+}
+
 /* Room for "more" bytes and a NUL. */
 static bool
 reserve(EtcdRequest *request, size_t more)
@@ -255,7 +262,7 @@ reserve(EtcdRequest *request, size_t more)
 	size_t		size = request->size == 0 ? 4096 : request->size;
 	char	   *data;
 
-	if (more > ETCD_MAX_ANSWER - request->len)
+	if (more > max_answer(request) - request->len)
 	{
 		request->too_long = true;
 		return false;
@@ -409,7 +416,7 @@ end_request(EtcdRequest *request, CURLcode result)
 	request->delivered = result == CURLE_OK;
 	if (request->too_long)
 		snprintf(request->error, sizeof(request->error),
-				 "the answer is longer than %d bytes", ETCD_MAX_ANSWER);
+				 "the answer is longer than %zu bytes", max_answer(request));
 	else if (!request->delivered && request->error[0] == '\0')
 		snprintf(request->error, sizeof(request->error), "%s",
 				 curl_easy_strerror(result));
@@ -505,6 +512,7 @@ deliver_done(EtcdRequest *request)
 	else
 	{
 		answer.ambiguous = request->sent;
+		answer.too_long = request->too_long;
 		snprintf(answer.error, sizeof(answer.error), "%s", request->error);
 	}
 	request->callbacks.done(request->arg, &answer);

@@ -28,7 +28,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Longest answer to a unary request, bytes; more is an error. */
+/* Longest answer to any unary request, bytes; more is an error. */
 #define ETCD_MAX_ANSWER		(64 * 1024 * 1024)
 
 typedef struct EtcdTransport EtcdTransport;
@@ -44,6 +44,7 @@ typedef struct EtcdAnswer
 	char		error[256];		/* not delivered: why, for people */
 	bool		ambiguous;		/* not delivered: the server may have got the
 								 * request and may still carry it out */
+	bool		too_long;		/* not delivered: longer than max_answer */
 } EtcdAnswer;
 
 typedef struct EtcdCallbacks
@@ -53,6 +54,8 @@ typedef struct EtcdCallbacks
 	/* the request has ended; it is freed after this returns */
 	void		(*done) (void *arg, const EtcdAnswer *answer);
 	bool		secret;			/* body and answer are wiped when they are freed */
+	/* unary requests: longest answer, bytes; 0: ETCD_MAX_ANSWER */
+	size_t		max_answer;
 } EtcdCallbacks;
 
 /* What PEM files hold; a length of 0: there is none. */

@@ -317,7 +317,9 @@ call_done(void *arg, const EtcdAnswer *answer)
 
 		stats_request(clock_now() - copy.sent_at,
 					  !answer->delivered || answer->http_status != 200);
-		if (!answer->delivered)
+		if (answer->too_long)
+			 /* that is the asker's business */ ;
+		else if (!answer->delivered)
 			failed(copy.generation, answer->error);
 		else if (answer->http_status == 200)
 		{
@@ -360,9 +362,11 @@ LinkCall *
 link_call(const char *path, char *body, long timeout_ms,
 		  const EtcdCallbacks *callbacks, void *arg)
 {
-	static const EtcdCallbacks unary = {NULL, call_done};
-	static const EtcdCallbacks streaming = {call_data, call_done};
+	EtcdCallbacks own = *callbacks;
 	LinkCall   *call;
+
+	own.data = callbacks->data != NULL ? call_data : NULL;
+	own.done = call_done;
 
 	if (!has_certificates())
 	{
@@ -376,8 +380,7 @@ link_call(const char *path, char *body, long timeout_ms,
 	call->sent_at = clock_now();
 	call->request = etcd_transport_post(worker_transport, link_endpoint(), path,
 										body, timeout_ms,
-										callbacks->data != NULL ? &streaming : &unary,
-										call);
+										&own, call);
 	if (call->request == NULL)
 	{
 		pfree(call);

@@ -482,13 +482,15 @@ lock_describe_session(void)
 		(void) etcd_lock_wait_event_release();
 
 		database = get_database_name(MyDatabaseId);
-		strlcpy(proc->database, database ? database : "", NAMEDATALEN);
-		strlcpy(proc->username, GetUserNameFromId(GetSessionUserId(), false),
-				NAMEDATALEN);
+		lock_text_to_utf8(database ? database : "", proc->database,
+						  LOCK_PROC_TEXT);
+		lock_text_to_utf8(GetUserNameFromId(GetSessionUserId(), false),
+						  proc->username, LOCK_PROC_TEXT);
 		described = true;
 	}
+	/* ASCII, whatever the database's encoding */
 	strlcpy(proc->application, application_name ? application_name : "",
-			NAMEDATALEN);
+			LOCK_PROC_TEXT);
 }
 
 void

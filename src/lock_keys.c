@@ -105,6 +105,34 @@ lock_key_has_holders(LockEntry *entry, const LockKey *key)
 	return false;
 }
 
+/*
+ * The session that stands for the key in what is shown of it: one that holds
+ * the lock by it, else one that asks for it; NULL: none.  Of several it is the
+ * one with this pid, else the one that has been there for longest.
+ */
+LockHold *
+lock_key_holder(LockEntry *entry, const LockKey *key, int pid)
+{
+	LockHold   *found = NULL;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (hold->superseded ||
+			(key->state == KEY_HELD
+			 ? hold->state != HOLD_HOLDING || hold->key_number != lock_key_number(key)
+			 : hold->state != HOLD_ASKED || hold->mode != key->mode))
+			continue;
+		if (hold->pid == pid)
+			return hold;
+		if (found == NULL)
+			found = hold;
+	}
+	return found;
+}
+
 void
 lock_key_free(LockEntry *entry, LockKey *key)
 {

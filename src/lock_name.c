@@ -12,6 +12,7 @@
  */
 #include "lock_name.h"
 
+#include "catalog/namespace.h"
 #include "commands/dbcommands.h"
 #include "common/hashfn.h"
 #include "lib/stringinfo.h"
@@ -26,6 +27,8 @@
 #define TAG_BIGINT		1
 #define TAG_TWO_INTS	2
 #define TAG_TEXT		3
+
+#define INTEGER_PREFIX	ETCD_LOCK_RESERVED "int/"
 
 static bool
 ends_with(const char *s, size_t len, const char *end)
@@ -64,8 +67,8 @@ set_key(LockName *name, const char *utf8, size_t len)
 	name->namespace_len = ns_len;
 }
 
-void
-lock_name_from_text(LockName *name, text *user_name)
+static void
+set_text_name(LockName *name, text *user_name, bool integer_too)
 {
 	char	   *server = text_to_cstring(user_name);
 	char	   *utf8 = pg_server_to_any(server, strlen(server), PG_UTF8);
@@ -86,12 +89,26 @@ lock_name_from_text(LockName *name, text *user_name)
 	if (ends_with(name->key, strlen(name->key), "/read") ||
 		ends_with(name->key, strlen(name->key), "/write"))
 		bad_name(_("The name ends in \"/read\" or \"/write\"."));
-	if (strstr(name->key, ETCD_LOCK_RESERVED) != NULL)
+	if (strstr(name->key, ETCD_LOCK_RESERVED) != NULL &&
+		!(integer_too && strncmp(utf8, INTEGER_PREFIX, strlen(INTEGER_PREFIX)) == 0))
 		bad_name(psprintf(_("\"%s\" is reserved."), ETCD_LOCK_RESERVED));
 
 	hash = hash_bytes_extended((unsigned char *) name->key, strlen(name->key), 0);
 	SET_LOCKTAG_ADVISORY(name->tag, InvalidOid, (uint32) (hash >> 32),
 						 (uint32) hash, TAG_TEXT);
+}
+
+void
+lock_name_from_text(LockName *name, text *user_name)
+{
+	set_text_name(name, user_name, false);
+}
+
+/* The tag of an integer key is not set so: this is for looking only. */
+void
+lock_name_from_shown(LockName *name, text *user_name)
+{
+	set_text_name(name, user_name, true);
 }
 
 static bool
@@ -105,9 +122,8 @@ is_ascii(const char *s)
 	return true;
 }
 
-/* <namespace>.etcd_lock/int/<database>/<key> */
-static void
-set_integer_key(LockName *name, const char *key)
+char *
+lock_name_integer_prefix(void)
 {
 	char	   *database = get_database_name(MyDatabaseId);
 	char	   *utf8;
@@ -120,7 +136,7 @@ set_integer_key(LockName *name, const char *key)
 	utf8 = pg_server_to_any(database, strlen(database), PG_UTF8);
 
 	initStringInfo(&buf);
-	appendStringInfoString(&buf, ETCD_LOCK_RESERVED "int/");
+	appendStringInfoString(&buf, INTEGER_PREFIX);
 	for (const char *c = utf8; *c != '\0'; c++)
 	{
 		/* A slash would add a level to the key, and two names could meet. */
@@ -129,8 +145,16 @@ set_integer_key(LockName *name, const char *key)
 		else
 			appendStringInfoChar(&buf, *c);
 	}
-	appendStringInfo(&buf, "/%s", key);
-	set_key(name, buf.data, buf.len);
+	appendStringInfoChar(&buf, '/');
+	return buf.data;
+}
+
+static void
+set_integer_key(LockName *name, const char *key)
+{
+	char	   *text = psprintf("%s%s", lock_name_integer_prefix(), key);
+
+	set_key(name, text, strlen(text));
 }
 
 void
@@ -180,4 +204,109 @@ lock_name_for_user(const char *key, int namespace_len, const LOCKTAG *tag)
 		return buf.data;
 	}
 	return pstrdup(key);
+}
+
+/*
+ * The bytes that no character stands for in the other encoding, or that are
+ * no character.
+ */
+static void
+append_escaped(StringInfo buf, const char *bytes, int len)
+{
+	for (int i = 0; i < len; i++)
+		appendStringInfo(buf, "\\x%02x", (unsigned char) bytes[i]);
+}
+
+/* Valid text of one encoding in another one, as far as that has it. */
+static void
+append_converted(StringInfo buf, const char *text, int len, int from, int to)
+{
+	Oid			proc;
+
+	if (from == to)
+	{
+		appendBinaryStringInfo(buf, text, len);
+		return;
+	}
+	proc = FindDefaultConversionProc(from, to);
+	while (len > 0)
+	{
+		int			plain = 0;
+		int			done;
+		int			odd;
+
+		while (plain < len && !IS_HIGHBIT_SET(text[plain]))
+			plain++;
+		appendBinaryStringInfo(buf, text, plain);
+		text += plain;
+		len -= plain;
+		if (len == 0)
+			break;
+
+		if (OidIsValid(proc))
+		{
+			int			size = len * MAX_CONVERSION_GROWTH + 2;
+			char	   *converted = palloc(size);
+
+			done = pg_do_encoding_conversion_buf(proc, from, to,
+												 (unsigned char *) text, len,
+												 (unsigned char *) converted,
+												 size, true);
+			appendStringInfoString(buf, converted);
+			pfree(converted);
+			text += done;
+			len -= done;
+			if (len == 0)
+				break;
+		}
+		odd = Min(pg_encoding_mblen(from, text), len);
+		append_escaped(buf, text, odd);
+		text += odd;
+		len -= odd;
+	}
+}
+
+static char *
+convert(const char *text, size_t len, int from, int to)
+{
+	StringInfoData buf;
+
+	/* Nothing is known of such text but that ours is in UTF-8. */
+	if (from == PG_SQL_ASCII)
+		from = PG_UTF8;
+	if (to == PG_SQL_ASCII)
+		to = PG_UTF8;
+
+	initStringInfo(&buf);
+	while (len > 0)
+	{
+		int			valid = pg_encoding_verifymbstr(from, text, (int) len);
+
+		append_converted(&buf, text, valid, from, to);
+		text += valid;
+		len -= valid;
+		if (len > 0)
+		{
+			append_escaped(&buf, text, 1);
+			text++;
+			len--;
+		}
+	}
+	return buf.data;
+}
+
+void
+lock_text_to_utf8(const char *text, char *utf8, size_t size)
+{
+	char	   *converted = convert(text, strlen(text), GetDatabaseEncoding(),
+									PG_UTF8);
+
+	strlcpy(utf8, converted, size);
+	pfree(converted);
+}
+
+char *
+lock_text_for_user(const char *utf8, size_t len)
+{
+	return convert(utf8, len, PG_UTF8, GetDatabaseEncoding());
 }

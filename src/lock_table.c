@@ -570,3 +570,50 @@ lock_table_check_done(LockHold *hold, uint64 check)
 	lock_entry_unlock(lock);
 	return done;
 }
+
+/* ----------------------------------------------------------------
+ *		Views
+ * ----------------------------------------------------------------
+ */
+
+bool
+lock_table_holder(const char *key, uint64 number, LockHolder *holder)
+{
+	char		name[ETCD_LOCK_MAX_KEY + 1];
+	uint32		hashcode;
+	LWLock	   *lock;
+	LockEntry  *entry;
+	int			slot = -1;
+
+	memset(holder, 0, sizeof(LockHolder));
+	if (number == 0 || strlcpy(name, key, sizeof(name)) >= sizeof(name))
+		return false;
+	hashcode = string_hash(name, sizeof(name));
+	lock = partition_lock(hashcode);
+
+	LWLockAcquire(lock, LW_SHARED);
+	entry = hash_search_with_hash_value(entries, name, hashcode, HASH_FIND, NULL);
+	if (entry != NULL)
+		slot = lock_entry_slot(entry, number);
+	if (slot >= 0)
+	{
+		LockKey    *found = &entry->keys[slot];
+		LockHold   *hold = found->state == KEY_DELETING ? NULL :
+			lock_key_holder(entry, found, 0);
+
+		if (hold != NULL)
+		{
+			const LockProc *proc = &procs[hold->procno];
+
+			holder->somebody = true;
+			holder->pid = hold->pid;
+			holder->since = found->state == KEY_HELD ? hold->held_since :
+				hold->wait_start;
+			strlcpy(holder->database, proc->database, LOCK_PROC_TEXT);
+			strlcpy(holder->username, proc->username, LOCK_PROC_TEXT);
+			strlcpy(holder->application, proc->application, LOCK_PROC_TEXT);
+		}
+	}
+	LWLockRelease(lock);
+	return slot >= 0;
+}

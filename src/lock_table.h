@@ -215,12 +215,19 @@ typedef struct LockHold
 	LockFailure failure;
 } LockHold;
 
+/* Microseconds from 1970-01-01 to where PostgreSQL counts from. */
+#define UNIX_TO_POSTGRES \
+	((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
+/* Names in UTF-8, also such as a database had to escape. */
+#define LOCK_PROC_TEXT		(4 * NAMEDATALEN)
+
 /* Who a session is, for the value of its keys. */
 typedef struct LockProc
 {
-	char		database[NAMEDATALEN];
-	char		username[NAMEDATALEN];
-	char		application[NAMEDATALEN];
+	char		database[LOCK_PROC_TEXT];
+	char		username[LOCK_PROC_TEXT];
+	char		application[LOCK_PROC_TEXT];
 	pg_atomic_uint64 told_epoch;	/* its holds of epochs up to this one were
 									 * lost, and it was told */
 } LockProc;
@@ -323,6 +330,21 @@ extern bool lock_table_check_done(LockHold *hold, uint64 check);
 /* Signal a session that its holds of this epoch are lost, once. */
 extern void lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss);
 
+/* Who holds a lock by a key, or waits with it. */
+typedef struct LockHolder
+{
+	bool		somebody;		/* else the key waits for whoever comes next */
+	int			pid;
+	TimestampTz since;
+	char		database[LOCK_PROC_TEXT];
+	char		username[LOCK_PROC_TEXT];
+	char		application[LOCK_PROC_TEXT];
+} LockHolder;
+
+/* False: this server has no such key. */
+extern bool lock_table_holder(const char *key, uint64 number,
+							  LockHolder *holder);
+
 /* All partitions, in shared mode, for views. */
 extern void lock_table_lock_all(LWLockMode mode);
 extern void lock_table_unlock_all(void);
@@ -365,6 +387,7 @@ extern void lock_key_fail(LockEntry *entry, LockKey *key,
 						  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,
 							 bool foreign_waiter, uint64 checks_done);
+extern LockHold *lock_key_holder(LockEntry *entry, const LockKey *key, int pid);
 extern void lock_entry_wake(LockEntry *entry);
 extern void lock_table_start_work(void);
 extern bool lock_entry_in_use(const LockEntry *entry);

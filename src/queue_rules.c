@@ -154,3 +154,164 @@ queue_somebody_waits(const QueueView *view, bool exclusive,
 	}
 	return false;
 }
+
+/* ----------------------------------------------------------------
+ *		The queue seen from outside
+ * ----------------------------------------------------------------
+ */
+
+/* As our servers write it: no upper case, no sign, nothing above 64 bits. */
+static bool
+read_number(const char *text, size_t len, unsigned base, uint64_t *value)
+{
+	uint64_t	result = 0;
+
+	if (len == 0)
+		return false;
+	for (size_t i = 0; i < len; i++)
+	{
+		unsigned	digit;
+
+		if (text[i] >= '0' && text[i] <= '9')
+			digit = text[i] - '0';
+		else if (text[i] >= 'a' && text[i] <= 'f')
+			digit = text[i] - 'a' + 10;
+		else
+			return false;
+		if (digit >= base || result > (UINT64_MAX - digit) / base)
+			return false;
+		result = result * base + digit;
+	}
+	*value = result;
+	return true;
+}
+
+static bool
+ends_in_part(const char *key, size_t len, const char *part)
+{
+	size_t		part_len = strlen(part);
+
+	return len > part_len && key[len - part_len - 1] == '/' &&
+		memcmp(key + len - part_len, part, part_len) == 0;
+}
+
+bool
+queue_split_key(const char *key, size_t key_len, QueueKeyParts *parts)
+{
+	size_t		last = key_len;
+	const char *dash;
+
+	memset(parts, 0, sizeof(*parts));
+	while (last > 0 && key[last - 1] != '/')
+		last--;
+	if (last == 0 || last == key_len)
+		return false;			/* no slash, or nothing behind it */
+
+	parts->last = last;
+	parts->name_len = last - 1;
+	if (ends_in_part(key, last - 1, "read"))
+	{
+		parts->kind = QUEUE_KEY_READ;
+		parts->name_len -= strlen(READ_PART);
+	}
+	else if (ends_in_part(key, last - 1, "write"))
+	{
+		parts->kind = QUEUE_KEY_WRITE;
+		parts->name_len -= strlen(WRITE_PART);
+	}
+	else
+		parts->kind = QUEUE_KEY_PLAIN;
+	if (parts->name_len == 0)
+		return false;
+
+	key += last;
+	key_len -= last;
+	dash = memchr(key, '-', key_len);
+	parts->is_server = parts->kind != QUEUE_KEY_PLAIN && dash != NULL &&
+		read_number(key, dash - key, 16, &parts->lease) &&
+		read_number(dash + 1, key + key_len - dash - 1, 10, &parts->number);
+	return true;
+}
+
+/* The owners of the keys passed so far, as far as that matters. */
+typedef struct Owners
+{
+	int			n;				/* 2: more than one */
+	bool		is_server;		/* the only one: a server, by its lease; */
+	uint64_t	lease;
+	const char *key;			/* or somebody else, by the key itself */
+} Owners;
+
+static bool
+is_owner(const Owners *owners, const QueueKeyParts *parts, const char *key)
+{
+	return parts->is_server ?
+		owners->is_server && owners->lease == parts->lease :
+		owners->key == key;
+}
+
+static void
+add_owner(Owners *owners, const QueueKeyParts *parts, const char *key)
+{
+	if (owners->n == 0)
+	{
+		owners->n = 1;
+		owners->is_server = parts->is_server;
+		owners->lease = parts->lease;
+		owners->key = parts->is_server ? NULL : key;
+	}
+	else if (owners->n == 1 && !is_owner(owners, parts, key))
+		owners->n = 2;
+}
+
+static bool
+no_other_owner(const Owners *owners, const QueueKeyParts *parts, const char *key)
+{
+	return owners->n == 0 ||
+		(owners->n == 1 && is_owner(owners, parts, key));
+}
+
+/*
+ * Other clients than our servers see some things differently: for Go's, keys
+ * of deeper names are in the way too, and its readers look at writers only.
+ */
+void
+queue_places(const QueueView *view, QueuePlace *places)
+{
+	Owners		all = {0};
+	Owners		not_read = {0};
+	bool		write_seen = false;
+	bool		any_seen = false;
+	int			position = 0;
+
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+		QueuePlace *place = &places[i];
+		QueueKeyParts parts;
+
+		memset(place, 0, sizeof(*place));
+		if (!queue_split_key(key->key, key->key_len, &parts) ||
+			parts.name_len != view->name_len ||
+			memcmp(key->key, view->name, view->name_len) != 0)
+		{
+			any_seen = true;
+			continue;
+		}
+
+		place->position = ++position;
+		if (parts.is_server)
+			place->granted = no_other_owner(parts.kind == QUEUE_KEY_READ ? &not_read : &all,
+											&parts, key->key);
+		else if (parts.kind == QUEUE_KEY_READ)
+			place->granted = !write_seen;
+		else
+			place->granted = !any_seen;
+
+		add_owner(&all, &parts, key->key);
+		if (parts.kind != QUEUE_KEY_READ)
+			add_owner(&not_read, &parts, key->key);
+		write_seen |= parts.kind == QUEUE_KEY_WRITE;
+		any_seen = true;
+	}
+}

@@ -50,6 +50,21 @@ typedef enum QueueVerdict
 	QUEUE_DEADLOCK				/* somebody ahead waits for a key of ours */
 } QueueVerdict;
 
+/* What a key says by its name, whatever lock it belongs to. */
+typedef struct QueueKeyParts
+{
+	QueueKeyKind kind;			/* never QUEUE_KEY_OTHER */
+	size_t		name_len;		/* of the lock's name, before the slash */
+	size_t		last;			/* where the last part begins */
+	bool		is_server;		/* <lease>-<number>, a server's key */
+	uint64_t	lease;			/* if so */
+	uint64_t	number;
+} QueueKeyParts;
+
+/* False: it cannot be a key of a lock. */
+extern bool queue_split_key(const char *key, size_t key_len,
+							QueueKeyParts *parts);
+
 extern QueueKeyKind queue_key_kind(const QueueView *view,
 								   const char *key, size_t key_len);
 
@@ -77,5 +92,18 @@ extern bool queue_is_free(const QueueView *view, bool exclusive);
 /* Does another owner wait for our key in the given mode at this revision? */
 extern bool queue_somebody_waits(const QueueView *view, bool exclusive,
 								 int64_t create_revision);
+
+/* Where a key stands in the queue, seen from outside. */
+typedef struct QueuePlace
+{
+	int			position;		/* 1: head; 0: not a key of this lock */
+	bool		granted;
+} QueuePlace;
+
+/*
+ * For each key of the view, which stand in the order of their
+ * create_revisions: its place.  view->owner is not looked at.
+ */
+extern void queue_places(const QueueView *view, QueuePlace *places);
 
 #endif							/* QUEUE_RULES_H */

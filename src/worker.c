@@ -14,13 +14,13 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cjson/cJSON.h>
-
 #include "break.h"
+#include "etcd_holder.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "postmaster/postmaster.h"
+#include "queue_pages.h"
 #include "storage/ipc.h"
 #include "storage/fd.h"
 #include "storage/proc.h"
@@ -65,45 +65,39 @@ worker_register(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-static void
-add_string(cJSON *object, const char *name, const char *value)
-{
-	if (cJSON_AddStringToObject(object, name, value) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-}
-
 /*
- * The value of a key of ours in etcd: who it is, for people.  proc is NULL for
- * the key of the server itself.
+ * The value of a key of ours in etcd: who it is.  proc is NULL for the key of
+ * the server itself.
  */
 char *
 worker_describe(const LockProc *proc, int pid, TimestampTz since)
 {
-	cJSON	   *object = cJSON_CreateObject();
+	EtcdHolder	holder = {0};
 	char	   *json;
 	char	   *result;
 
-	add_string(object, "server",
-			   cluster_name[0] != '\0' ? cluster_name :
-			   psprintf("%s:%d", host, PostPortNumber));
-	add_string(object, "host", host);
-	if (cJSON_AddNumberToObject(object, "port", PostPortNumber) == NULL ||
-		cJSON_AddNumberToObject(object, "pid", pid) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
+	strlcpy(holder.host, host, sizeof(holder.host));
+	if (cluster_name[0] != '\0')
+		strlcpy(holder.server, cluster_name, sizeof(holder.server));
+	else
+		snprintf(holder.server, sizeof(holder.server), "%.*s:%d",
+				 (int) sizeof(holder.server) - 8, host, PostPortNumber);
+	holder.has_port = true;
+	holder.port = PostPortNumber;
+	holder.has_pid = true;
+	holder.pid = pid;
 	if (proc != NULL)
 	{
-		add_string(object, "database", proc->database);
-		add_string(object, "user", proc->username);
-		add_string(object, "application", proc->application);
+		holder.has_session = true;
+		strlcpy(holder.database, proc->database, sizeof(holder.database));
+		strlcpy(holder.user, proc->username, sizeof(holder.user));
+		strlcpy(holder.application, proc->application,
+				sizeof(holder.application));
 	}
-	add_string(object, "since", timestamptz_to_str(since));
+	holder.has_since = true;
+	holder.since = since + UNIX_TO_POSTGRES;
 
-	json = cJSON_PrintUnformatted(object);
-	cJSON_Delete(object);
+	json = etcd_holder_encode(&holder);
 	if (json == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -209,6 +203,7 @@ time_to_sleep(void)
 	next = Min(next, lease_next_time());
 	next = Min(next, requests_next_time());
 	next = Min(next, names_next_time());
+	next = Min(next, queue_pages_next_time());
 	if (worker_stopping)
 		next = Min(next, now + STOP_POLL);
 	sleep = next <= now ? 0 : (long) ((next - now + 999) / 1000);
@@ -257,6 +252,7 @@ etcd_lock_worker_main(Datum arg)
 	pg_atomic_write_u32(&lock_shared->worker_procno, compat_my_procno());
 	link_init();
 	lease_start();
+	queue_pages_start();
 	lock_table_start_work();
 
 	for (;;)
@@ -279,6 +275,7 @@ etcd_lock_worker_main(Datum arg)
 		names_take_work();
 		names_tick();
 		break_tick();
+		queue_pages_tick();
 		requests_send();
 		if (stop_requested)
 			stop(&stop_at);

@@ -134,7 +134,11 @@ extern void name_queue_not_empty(const WorkerName *name);
 extern void name_free_key(WorkerKey *key);
 extern void name_release(WorkerName *name);
 
+/* answers.c */
+extern int	worker_sqlerrcode(const EtcdError *error);
+
 /* requests.c */
+extern int	requests_max_ops;
 extern void requests_key(WorkerKey *key, KeyPhase phase);
 extern void requests_range(WorkerName *name);
 extern void requests_forget_key(WorkerKey *key);
@@ -160,6 +164,9 @@ extern bool watch_covers(const Watch *watch, int64 revision);
 extern bool watch_is_current(const Watch *watch);
 extern int	watch_count(void);
 
+
+/* notes.c */
+extern char *worker_note_key(const char *ns, uint64 lease, uint64 number);
 
 /* lease.c */
 extern void lease_shmem_init(void);

@@ -201,6 +201,141 @@ test_others(void)
 	ok(!queue_somebody_waits(&v, true, 4), "and waits for nobody");
 }
 
+/* ----------------------------------------------------------------
+ *		The queue seen from outside
+ * ----------------------------------------------------------------
+ */
+
+static void
+split(const char *name, bool good, QueueKeyKind expected_kind, size_t name_len,
+	  bool is_server)
+{
+	QueueKeyParts parts;
+
+	if (!ok(queue_split_key(name, strlen(name), &parts) == good,
+			"\"%s\" is %sa lock's", name, good ? "" : "not ") || !good)
+		return;
+	is_int(parts.kind, expected_kind, "its kind");
+	is_int((long long) parts.name_len, (long long) name_len, "its name's length");
+	is_int(parts.is_server, is_server, "a server's or not");
+}
+
+static void
+test_split(void)
+{
+	QueueKeyParts parts;
+
+	split(NAME "/9a", true, QUEUE_KEY_PLAIN, strlen(NAME), false);
+	split(NAME "/read/9a", true, QUEUE_KEY_READ, strlen(NAME), false);
+	split(NAME "/write/9a-12", true, QUEUE_KEY_WRITE, strlen(NAME), true);
+	split(NAME "/9a-12", true, QUEUE_KEY_PLAIN, strlen(NAME), false);
+	split("read/x", true, QUEUE_KEY_PLAIN, 4, false);
+	split("x/write", true, QUEUE_KEY_PLAIN, 1, false);
+	split("x//read/y", true, QUEUE_KEY_READ, 2, false);
+	split("xread/y", true, QUEUE_KEY_PLAIN, 5, false);
+	split("//write/1-1", true, QUEUE_KEY_WRITE, 1, true);
+	split("x/write/9A-1", true, QUEUE_KEY_WRITE, 1, false);
+	split("x/write/-1", true, QUEUE_KEY_WRITE, 1, false);
+	split("x/write/1-", true, QUEUE_KEY_WRITE, 1, false);
+	split("x/write/1-a", true, QUEUE_KEY_WRITE, 1, false);
+	split("x/write/10000000000000000-1", true, QUEUE_KEY_WRITE, 1, false);
+	split("x/write/1-18446744073709551616", true, QUEUE_KEY_WRITE, 1, false);
+	split("", false, 0, 0, false);
+	split("x", false, 0, 0, false);
+	split("x/", false, 0, 0, false);
+	split("/x", false, 0, 0, false);
+	split("/read/x", false, 0, 0, false);
+	split("x/read/", false, 0, 0, false);
+
+	(void) queue_split_key("x/read/ff-18446744073709551615", 30, &parts);
+	ok(parts.lease == 0xff && parts.number == UINT64_MAX, "lease and number");
+}
+
+/* The places of the first n keys, as "1t 2f 0", in their order. */
+static const char *
+places(int n)
+{
+	static char text[256];
+	QueuePlace	place[MAX_KEYS];
+	QueueView	v = view(n);
+
+	text[0] = '\0';
+	queue_places(&v, place);
+	for (int i = 0; i < n; i++)
+	{
+		size_t		len = strlen(text);
+
+		snprintf(text + len, sizeof(text) - len, "%s%d%s", i > 0 ? " " : "",
+				 place[i].position, place[i].position == 0 ? "" :
+				 place[i].granted ? "t" : "f");
+	}
+	return text;
+}
+
+static void
+test_places(void)
+{
+	key(0, 1, NAME "/read/1-1");
+	key(1, 2, NAME "/read/2-1");
+	key(2, 3, NAME "/write/3-1");
+	key(3, 4, NAME "/read/4-1");
+	is_string(places(4), "1t 2t 3f 4f", "readers, a writer, a reader");
+
+	key(0, 1, NAME "/read/1-1");
+	key(1, 2, NAME "/write/1-2");
+	key(2, 3, NAME "/write/2-1");
+	key(3, 4, NAME "/read/1-3");
+	is_string(places(4), "1t 2t 3f 4f", "a server does not wait for itself");
+	key(2, 3, NAME "/deeper/write/2-1");
+	is_string(places(4), "1t 2t 0 3t", "nor for deeper names");
+
+	key(0, 1, NAME "/deeper/write/2-1");
+	key(1, 2, NAME "/1a");
+	key(2, 3, NAME "/write/3-1");
+	is_string(places(3), "0 1f 2f", "but Go's mutex does");
+	key(0, 1, NAME "/1a");
+	key(1, 2, NAME "/read/2b");
+	key(2, 3, NAME "/write/3c");
+	key(3, 4, NAME "/read/4d");
+	is_string(places(4), "1t 2t 3f 4f", "Go's readers look at writers only");
+	is_string(places(0), "", "nobody");
+}
+
+/* Servers see the queue from outside as each sees it from its own place. */
+static void
+test_places_like_judge(void)
+{
+	static const char *const name[] = {
+		NAME "/read/1-1", NAME "/write/1-2", NAME "/read/2-1", NAME "/write/2-2",
+		NAME "/read/3-1", NAME "/write/3-2"
+	};
+	static const char *const owner[] = {"1-", "1-", "2-", "2-", "3-", "3-"};
+	int			differ = 0;
+
+	/* all queues of four of them */
+	for (int q = 0; q < 6 * 6 * 6 * 6; q++)
+	{
+		QueuePlace	place[4];
+		QueueView	v = view(4);
+		int			rest = q;
+
+		for (int i = 0; i < 4; i++, rest /= 6)
+			key(i, i + 1, name[rest % 6]);
+		queue_places(&v, place);
+		rest = q;
+		for (int i = 0; i < 4; i++, rest /= 6)
+		{
+			v.owner = owner[rest % 6];
+			v.owner_len = 2;
+			if (place[i].position != i + 1 ||
+				place[i].granted != (queue_judge(&v, rest % 2 == 1, i + 1, 0, NULL, NULL) ==
+									 QUEUE_GRANTED))
+				differ++;
+		}
+	}
+	is_int(differ, 0, "places and judgements agree");
+}
+
 int
 main(void)
 {
@@ -209,5 +344,8 @@ main(void)
 	test_ahead();
 	test_deadlock();
 	test_others();
+	test_split();
+	test_places();
+	test_places_like_judge();
 	return done_testing();
 }

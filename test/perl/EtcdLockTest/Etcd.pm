@@ -335,6 +335,57 @@ sub granted_ttl
 	return $self->call('/v3/lease/timetolive', { ID => $lease })->{grantedTTL};
 }
 
+=item $etcd->put($key, $value, [$lease])
+
+Put a key, both given as bytes.
+
+=cut
+
+sub put
+{
+	my ($self, $key, $value, $lease) = @_;
+	$self->put_all([ [ $key, $value, $lease ] ]);
+	return;
+}
+
+=item $etcd->put_all([[$key, $value, [$lease]], ...])
+
+Put many keys, as many at a time as etcd allows.
+
+=cut
+
+sub put_all
+{
+	my ($self, $puts) = @_;
+	my @puts = map {
+		{
+			request_put => {
+				key => encode_base64($_->[0], ''),
+				value => encode_base64($_->[1], ''),
+				$_->[2] ? (lease => "$_->[2]") : ()
+			}
+		}
+	} @$puts;
+
+	while (my @some = splice @puts, 0, 128)
+	{
+		$self->call('/v3/kv/txn', { success => \@some });
+	}
+	return;
+}
+
+=item $etcd->grant([$ttl])
+
+A lease of so many seconds (default 600); its id.
+
+=cut
+
+sub grant
+{
+	my ($self, $ttl) = @_;
+	return $self->call('/v3/lease/grant', { TTL => $ttl // 600 })->{ID};
+}
+
 =item $etcd->delete($prefix)
 
 Delete every key below a prefix.
