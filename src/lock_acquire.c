@@ -22,6 +22,7 @@
 #include "access/xact.h"
 #include "commands/dbcommands.h"
 #include "commit_guard.h"
+#include "deadlock.h"
 #include "loss.h"
 #include "miscadmin.h"
 #include "storage/proc.h"
@@ -45,7 +46,8 @@ typedef struct Patience
 typedef enum TagResult
 {
 	TAG_ACQUIRED,
-	TAG_NOT_AVAILABLE
+	TAG_NOT_AVAILABLE,
+	TAG_TRY_AGAIN
 } TagResult;
 
 static TimeoutId snapshot_timeout = MAX_TIMEOUTS;
@@ -97,8 +99,12 @@ error_context(void *arg)
 	errcontext("while waiting for etcd lock \"%s\"",
 			   lock_name_for_user(local->name.key, local->name.namespace_len,
 								  &local->name.tag));
-	if (geterrcode() == ERRCODE_T_R_DEADLOCK_DETECTED && !MyProc->fpVXIDLock)
-		errhint("Wait with \"CALL etcd_lock_wait(...)\", which holds no snapshot while it waits.");
+	if (geterrcode() != ERRCODE_T_R_DEADLOCK_DETECTED || MyProc->xmin == InvalidTransactionId)
+		return;
+	if (local->mode == LOCK_EXCLUSIVE)
+		errhint("If another session waits for this one's snapshot, as CREATE INDEX CONCURRENTLY does, wait with \"CALL etcd_lock_wait(...)\", which holds none.");
+	else
+		errhint("If another session waits for this one's snapshot, as CREATE INDEX CONCURRENTLY does, call etcd_try_lock_shared() again and again, each time in a transaction of its own.");
 }
 
 /* Milliseconds for LockTimeout, which has 0 for "none". */
@@ -135,8 +141,8 @@ wait_for_tag(LocalHold *local, bool session, int64 until)
 }
 
 /*
- * The same, but an end of the caller's own patience is no error.  Only a
- * subtransaction can catch one (rule 27).
+ * The same, but an end of the caller's own patience is no error, nor is another
+ * session's deadlock (rule 20).  Only a subtransaction can catch one (rule 27).
  */
 static TagResult
 wait_for_tag_at_most(LocalHold *local, bool session, Patience patience)
@@ -162,15 +168,20 @@ wait_for_tag_at_most(LocalHold *local, bool session, Patience patience)
 		error = CopyErrorData();
 		RollbackAndReleaseCurrentSubTransaction();
 		CurrentResourceOwner = owner;
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE ||
-			patience.lock_timeout_at <= patience.give_up_at)
+		if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
+			!deadlock_is_ours())
+			result = TAG_TRY_AGAIN;
+		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
+				 patience.lock_timeout_at > patience.give_up_at)
+			result = TAG_NOT_AVAILABLE;
+		else
 			ReThrowError(error);
 		FlushErrorState();
 		FreeErrorData(error);
 
 		/* The end of our patience and the grant may have met. */
-		if (!lock_session_has_tag(local))
-			result = TAG_NOT_AVAILABLE;
+		if (lock_session_has_tag(local))
+			result = TAG_ACQUIRED;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -181,6 +192,8 @@ wait_for_tag_at_most(LocalHold *local, bool session, Patience patience)
 static TagResult
 acquire_tag(LocalHold *local, const LockRequest *request, Patience patience)
 {
+	TagResult	result;
+
 	if (request->is_try || request->wait >= 0)
 	{
 		if (LockAcquire(&local->name.tag, lock_session_pgmode(local->mode),
@@ -188,10 +201,17 @@ acquire_tag(LocalHold *local, const LockRequest *request, Patience patience)
 			return TAG_ACQUIRED;
 		if (request->is_try || patience.give_up_at <= clock_now())
 			return TAG_NOT_AVAILABLE;
-		return wait_for_tag_at_most(local, request->session, patience);
 	}
-	wait_for_tag(local, request->session, patience.lock_timeout_at);
-	return TAG_ACQUIRED;
+	else if (!request->is_call)
+	{
+		wait_for_tag(local, request->session, patience.lock_timeout_at);
+		return TAG_ACQUIRED;
+	}
+
+	do
+		result = wait_for_tag_at_most(local, request->session, patience);
+	while (result == TAG_TRY_AGAIN);
+	return result;
 }
 
 static void
@@ -362,6 +382,24 @@ await_etcd(LocalHold *local, Patience patience)
 	}
 }
 
+/* Those who share the lock here may wait for us, unseen by PostgreSQL. */
+static void
+check_drain_deadlock(LocalHold *local)
+{
+	int			holder = deadlock_with_holder(local->hold);
+
+	if (holder != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_DEADLOCK_DETECTED),
+				 errmsg("deadlock detected"),
+				 errdetail("Process %d waits until etcd lock \"%s\" is released, which process %d holds; process %d waits for process %d.",
+						   MyProcPid,
+						   lock_name_for_user(local->name.key,
+											  local->name.namespace_len,
+											  &local->name.tag),
+						   holder, holder, MyProcPid)));
+}
+
 /*
  * Without the lock tag, wait until the key that we may not join has drained:
  * while we had the tag, a session here that shares and asks for exclusive mode
@@ -410,6 +448,7 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 	bool		had_tag = lock_session_has_tag(local);
 	volatile bool have_tag = false;
 	volatile bool granted = false;
+	int64		deadlock_check_at = clock_now() + (int64) DeadlockTimeout * 1000;
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = error_context,
@@ -439,6 +478,11 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 			release_tag(local, request->session);
 			if (!await_drain(local, patience))
 				break;
+			if (clock_now() >= deadlock_check_at)
+			{
+				check_drain_deadlock(local);
+				deadlock_check_at = clock_now() + (int64) DeadlockTimeout * 1000;
+			}
 		}
 	}
 	PG_CATCH();

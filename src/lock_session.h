@@ -47,6 +47,7 @@ typedef struct LockRequest
 	LockMode	mode;
 	bool		session;		/* else for the transaction */
 	bool		is_try;			/* do not wait for other holders */
+	bool		is_call;		/* nothing of the transaction is before it */
 	int64		wait;			/* give up after so many microseconds; -1: never */
 	bool		has_tick;		/* a try that claims a tick as well */
 	TimestampTz tick;

@@ -295,7 +295,9 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 {
 	CallContext *call = (CallContext *) fcinfo->context;
 	LockName	name;
-	LockRequest request = {.mode = LOCK_EXCLUSIVE, .session = true, .wait = -1};
+	LockRequest request = {
+		.mode = LOCK_EXCLUSIVE, .session = true, .wait = -1, .is_call = true
+	};
 	int			used = key_type(fcinfo) == INT4OID ? 2 : 1;
 	bool		has_wait = PG_NARGS() > used && !PG_ARGISNULL(used);
 
@@ -311,7 +313,9 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 	if (has_wait)
 		set_wait(&request, PG_GETARG_INTERVAL_P(used));
 
-	if (call == NULL || !IsA(call, CallContext) || call->atomic)
+	/* Earlier statements of a pipeline would be committed along. */
+	if (call == NULL || !IsA(call, CallContext) || call->atomic ||
+		(MyXactFlags & XACT_FLAGS_PIPELINING) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("etcd_lock_wait() cannot run inside a transaction block"),

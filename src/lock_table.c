@@ -490,6 +490,28 @@ lock_table_is_queued(LockHold *hold)
 	return queued;
 }
 
+/* The process ids of other sessions that hold the lock here: how many. */
+int
+lock_table_holders(LockHold *hold, int *pids, int max)
+{
+	LockEntry  *entry = hold->entry;
+	LWLock	   *lock = lock_entry_lock(entry);
+	dlist_iter	iter;
+	int			n = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	dlist_foreach(iter, &entry->owners)
+	{
+		const LockHold *other = dlist_container(LockHold, link, iter.cur);
+
+		if (other->state == HOLD_HOLDING && !other->superseded &&
+			other->procno != hold->procno && n < max)
+			pids[n++] = other->pid;
+	}
+	LWLockRelease(lock);
+	return n;
+}
+
 /*
  * The session needs the lock no more.  Removing its record and deciding what
  * becomes of the keys is one step.  Returns how many keys are now to be

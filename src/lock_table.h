@@ -320,6 +320,7 @@ extern LockWaitResult lock_table_wait(const LockName *name, LockMode mode,
 									  bool upgrader, LockHold **hold);
 extern LockAskResult lock_table_ask(LockHold *hold);
 extern bool lock_table_is_queued(LockHold *hold);
+extern int	lock_table_holders(LockHold *hold, int *pids, int max);
 extern int	lock_table_drop(LockHold *hold, LockReleasedKey *released);
 extern void lock_table_set_counts(LockHold *hold, int session_count,
 								  int xact_count);
