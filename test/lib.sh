@@ -223,6 +223,38 @@ unpack()
 	mv "$dir.part" "$dir"
 )
 
+# fetch_source PACKAGE DIR FILE...: files of the source that this machine's release of
+# Debian makes a package from, below DIR.
+fetch_source()
+(
+	package=$1
+	dir=$2
+	shift 2
+	keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+	lists=$top/build/apt/source
+	uri=$(debian_archive) && [ -n "$uri" ] || exit 1
+	release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+
+	apt=(-o "Dir::Etc::SourceList=$lists/sources.list" -o "Dir::Etc::SourceParts=$lists/parts"
+		-o "Dir::State::Lists=$lists/lists" -o "Dir::Cache=$lists/cache"
+		-o Acquire::Languages=none)
+	[ "$(id -u)" != 0 ] || apt+=(-o APT::Sandbox::User=root)
+	mkdir -p "$lists/lists/partial" "$lists/cache/archives/partial" "$lists/parts"
+	[ -e "$keyring" ] && signed="[signed-by=$keyring] " || signed=
+	echo "deb-src ${signed}$uri $release main" >"$lists/sources.list"
+
+	rm -rf "$dir.part"
+	mkdir -p "$dir.part/files"
+	trap 'rm -rf "$dir.part"' EXIT
+	trap 'exit 1' INT TERM HUP
+	cd "$dir.part"
+	run_logged log apt-get "${apt[@]}" -o APT::Update::Error-Mode=any update || exit 1
+	run_logged log apt-get "${apt[@]}" source --download-only --tar-only "$package" || exit 1
+	tar -C files --strip-components=1 --wildcards -xf ./*.orig.tar.* "${@/#/*/}" || exit 1
+	rm -rf "$dir"
+	mv files "$dir"
+)
+
 #
 # The extension
 #

@@ -1,0 +1,370 @@
+# Migration tools that know pg_advisory_lock() only, unmodified, on two servers at
+# once: sqitch, node-pg-migrate, and Rails' ActiveRecord.  A search_path makes their
+# locks those of all servers.
+#
+# Each of the two servers has a database of its own with the same name, and needs each
+# migration once.  Ten runs are started together, five on each server: one works, the
+# others wait or refuse as the tool does with one server, until all is done.  What
+# works, and when, stands in the servers' logs, as a transaction that is killed leaves
+# nothing in a table.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use File::Basename ();
+use File::Spec;
+use PostgreSQL::Test::Utils;
+use POSIX qw(WNOHANG);
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $RUNS = 10;
+my $dir = File::Spec->rel2abs(PostgreSQL::Test::Utils::tempdir());
+my $node_modules = $ENV{NODE_MODULES} // '';
+my $owner = $$;
+
+sub have { return system("@_ >/dev/null 2>&1") == 0 }
+
+my %TOOLS = (
+	'sqitch' => {
+		missing => sub {
+			!(have('sqitch --version') && have('perl -MDBD::Pg -e 1'));
+		},
+		waits => 1,
+		command => sub {
+			my ($version) = @_;
+			return ('sqitch', '--chdir', "$dir/sqitch", 'deploy', '--to',
+				"change$version", '--lock-timeout', 120, 'db:pg:');
+		}
+	},
+	'node-pg-migrate' => {
+		missing => sub { !(-d "$node_modules/node-pg-migrate" && have('node --version')) },
+		refuses => qr/Another migration is already running/,
+		command => sub {
+			my ($version) = @_;
+			return ('node', "$dir/node/node_modules/node-pg-migrate/bin/node-pg-migrate.js",
+				'up', '-m', "$dir/node/$version");
+		}
+	},
+	'ActiveRecord' => {
+		missing => sub { !have(q{ruby -e 'require "pg"; require "active_record"'}) },
+		refuses => qr/ConcurrentMigrationError/,
+		command => sub {
+			my ($version) = @_;
+			return ('ruby', "$dir/rails/migrate.rb", $version);
+		}
+	});
+
+my @tools = grep { !$TOOLS{$_}{missing}->() } sort keys %TOOLS;
+plan skip_all => 'none of the tools is installed' unless @tools;
+
+#
+# Migrations: change 0 is applied alone, 1 by ten, in the middle of 2 one is killed
+#
+sub write_file
+{
+	my ($file, $content) = @_;
+	system_or_bail('mkdir', '-p', File::Basename::dirname("$dir/$file"));
+	append_to_file("$dir/$file", $content);
+	return;
+}
+
+my $plan = "%syntax-version=1.0.0\n%project=app\n\n";
+foreach my $version (0 .. 2)
+{
+	$plan .= "change$version 2026-01-01T00:00:0${version}Z Test <test\@localhost> # change\n";
+	write_file("sqitch/deploy/change$version.sql", <<"END");
+BEGIN;
+CREATE TABLE sqitch_$version (i int);
+SELECT do_work('sqitch $version');
+COMMIT;
+END
+	foreach my $upto ($version .. 2)
+	{
+		write_file("node/$upto/170000000000${version}_change.js", <<"END");
+exports.up = pgm => {
+	pgm.createTable('node_$version', { id: 'id' });
+	pgm.sql("SELECT do_work('node-pg-migrate $version')");
+};
+exports.down = false;
+END
+	}
+	write_file("rails/migrate/2026010100000${version}_change$version.rb", <<"END");
+class Change$version < ActiveRecord::Migration[6.0]
+	def up
+		create_table(:rails_$version) { |t| t.integer :i }
+		execute "SELECT do_work('ActiveRecord $version')"
+	end
+end
+END
+}
+write_file('sqitch/sqitch.plan', $plan);
+write_file('sqitch/sqitch.conf', "[core]\n\tengine = pg\n");
+symlink $node_modules, "$dir/node/node_modules" if $node_modules;
+write_file('rails/migrate.rb', <<'END');
+# What "rails db:migrate" does.
+require 'active_record'
+ActiveRecord::Base.establish_connection(adapter: 'postgresql', host: ENV['PGHOST'],
+	port: ENV['PGPORT'], database: ENV['PGDATABASE'], username: ENV['PGUSER'])
+ActiveRecord::Migration.verbose = false
+ActiveRecord::MigrationContext.new(["#{__dir__}/migrate"], ActiveRecord::SchemaMigration)
+	.migrate(20260101000000 + ARGV[0].to_i)
+END
+
+#
+# Servers
+#
+my $etcd = EtcdLockTest::Etcd->new;
+my ($here, $there) = my @nodes = start_servers($etcd, 'here', 'there');
+foreach my $node (@nodes)
+{
+	# A backend looks for its client while a statement runs only if it is told to.
+	$node->safe_psql('postgres', <<'END');
+ALTER SYSTEM SET client_connection_check_interval = '100ms';
+SELECT pg_reload_conf();
+CREATE ROLE migrator LOGIN;
+CREATE DATABASE app OWNER migrator;
+ALTER ROLE migrator SET search_path = "$user", public, etcd_advisory, pg_catalog;
+END
+
+	# sqitch sets its own search_path: "SET search_path = 'sqitch'".  In that schema a
+	# function for the type of the literal that it passes comes before PostgreSQL's.
+	$node->safe_psql('app', <<'SQL');
+CREATE EXTENSION etcd_lock;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA etcd_advisory TO migrator;
+
+CREATE SCHEMA sqitch AUTHORIZATION migrator;
+CREATE FUNCTION sqitch.pg_try_advisory_lock(integer) RETURNS boolean LANGUAGE SQL
+	RETURN etcd_advisory.pg_try_advisory_lock($1);
+CREATE FUNCTION sqitch.pg_advisory_lock(integer) RETURNS void LANGUAGE SQL
+	BEGIN ATOMIC SELECT etcd_advisory.pg_advisory_lock($1); END;
+
+CREATE TABLE gate ();
+GRANT SELECT ON gate TO migrator;
+CREATE FUNCTION do_work(what text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE LOG 'work begins: % %', what, extract(epoch FROM clock_timestamp());
+	PERFORM pg_sleep(0.1);
+	WHILE NOT EXISTS (SELECT FROM public.gate) LOOP
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+	RAISE LOG 'work ends: % %', what, extract(epoch FROM clock_timestamp());
+END
+$$;
+SQL
+}
+
+# Work waits for this.
+sub open_gate
+{
+	$_->safe_psql('app', 'INSERT INTO gate DEFAULT VALUES') foreach @nodes;
+	return;
+}
+
+sub close_gate
+{
+	$_->safe_psql('app', 'DELETE FROM gate') foreach @nodes;
+	return;
+}
+
+# What the logs say of the work on a change: a list of [begin, end, server].
+sub work
+{
+	my ($what) = @_;
+	my @work;
+	foreach my $node (@nodes)
+	{
+		my $begun;
+		foreach (split /\n/, slurp_file($node->logfile))
+		{
+			next unless /LOG:  work (begins|ends): \Q$what\E ([\d.]+)$/;
+			push @work, [ $2, undef, $node->name ] if $1 eq 'begins';
+			$work[-1][1] = $2 if $1 eq 'ends';
+		}
+	}
+	@work = sort { $a->[0] <=> $b->[0] } @work;
+	return @work;
+}
+
+#
+# Runs of the tools
+#
+my %running;
+my $started = 0;
+
+sub start_run
+{
+	my ($tool, $version, $node) = @_;
+	my $log = "$dir/$tool." . ++$started . '.log';
+	my $pid = fork // die "could not fork: $!";
+	if ($pid == 0)
+	{
+		setpgrp;
+		chdir $dir;
+		@ENV{qw(PGHOST PGPORT PGUSER PGDATABASE HOME SQITCH_FULLNAME SQITCH_EMAIL)} =
+		  ($node->host, $node->port, 'migrator', 'app', $dir, 'Test', 'test@localhost');
+		delete $ENV{PGAPPNAME};
+		open STDIN, '<', '/dev/null' or POSIX::_exit(126);
+		open STDOUT, '>', $log or POSIX::_exit(126);
+		open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
+		exec $TOOLS{$tool}{command}->($version) or POSIX::_exit(127);
+	}
+	$running{$pid} = 1;
+	return { tool => $tool, version => $version, node => $node, pid => $pid, log => $log };
+}
+
+sub ended
+{
+	my ($run) = @_;
+	if (!defined $run->{status} && waitpid($run->{pid}, WNOHANG) == $run->{pid})
+	{
+		$run->{status} = $?;
+		delete $running{ $run->{pid} };
+	}
+	return defined $run->{status};
+}
+
+sub output { return -e $_[0]{log} ? slurp_file($_[0]{log}) : '' }
+
+# Wait for the ends of runs; those that failed.
+sub failed
+{
+	my @runs = @_;
+	foreach my $run (@runs)
+	{
+		wait_until("the end of $run->{tool}", sub { ended($run) });
+	}
+	return grep { $_->{status} != 0 } @runs;
+}
+
+sub all_well
+{
+	my ($name, @runs) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @failed = failed(@runs);
+	is(scalar @failed, 0, $name) or diag(output($failed[0]));
+	return;
+}
+
+END
+{
+	my $status = $?;
+	if ($$ == $owner)
+	{
+		kill 'KILL', -$_ foreach keys %running;
+		waitpid $_, 0 foreach keys %running;
+	}
+	$? = $status;
+}
+
+sub waiting_for_lock
+{
+	my $n = 0;
+	$n += $_->safe_psql('app', "SELECT count(*) FROM etcd_locks WHERE NOT granted")
+	  foreach @nodes;
+	return $n;
+}
+
+# Begun and ended on each server once, never two at a time.
+sub done_once
+{
+	my ($what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my @work = grep { defined $_->[1] } work($what);
+	is(join(' ', sort map { $_->[2] } @work),
+		'here there', "$what: done once on each server");
+	cmp_ok($work[0][1], '<', $work[1][0], "$what: never on both at a time") if @work == 2;
+	return;
+}
+
+foreach my $tool (@tools)
+{
+	my $refuses = $TOOLS{$tool}{refuses};
+
+	# What the tool needs for itself is made by the first run.
+	open_gate();
+	all_well("$tool: change 0 on " . $_->name, start_run($tool, 0, $_)) foreach @nodes;
+	close_gate();
+
+	# Ten at a time.
+	my @runs = map { start_run($tool, 1, $nodes[ $_ % 2 ]) } 1 .. $RUNS;
+	wait_until(
+		"$tool: one works, the others wait or have refused",
+		sub {
+			my $others = $refuses ? grep { ended($_) } @runs : waiting_for_lock();
+			return work("$tool 1") && $others == $RUNS - 1;
+		});
+	sleep 0.3;
+	is(scalar(my @work = work("$tool 1")), 1, "$tool: of $RUNS on two servers one works");
+	my @ended = grep { ended($_) } @runs;
+	if ($refuses)
+	{
+		is(scalar @ended, $RUNS - 1, "$tool: the others have ended");
+		is( scalar(grep { $_->{status} != 0 && output($_) =~ $refuses } @ended),
+			$RUNS - 1, "$tool: as it does with one server");
+	}
+	else
+	{
+		is(scalar @ended, 0, "$tool: the others wait");
+	}
+	open_gate();
+	if ($refuses)
+	{
+		my ($worker) = grep { !ended($_) } @runs;
+		all_well("$tool: the one that worked succeeds", $worker);
+
+		# Deploys that were refused try again, all together.
+		my @again = @ended;
+		my $rounds = 0;
+		while (@again && $rounds++ < $RUNS)
+		{
+			@again = failed(map { start_run($tool, 1, $_->{node}) } @again);
+			my @odd = grep { output($_) !~ $refuses } @again;
+			is(scalar @odd, 0, "$tool: again: who does not succeed is refused")
+			  or diag(output($odd[0]));
+		}
+		is(scalar @again, 0, "$tool: tried again, all succeed");
+	}
+	else
+	{
+		all_well("$tool: all succeed in the end", @runs);
+	}
+	done_once("$tool 1");
+
+	# One is killed at work.  The next one goes on, on either server, with nothing
+	# unlocked by hand.
+	close_gate();
+	my $killed = start_run($tool, 2, $here);
+	wait_until("$tool: works", sub { work("$tool 2") });
+	kill 'KILL', -$killed->{pid};
+	my $began = time;
+	wait_until("$tool: is dead", sub { ended($killed) });
+	open_gate();
+	foreach my $node ($there, $here)
+	{
+		my $run;
+		my $tries = 0;
+		do
+		{
+			# A tool that refuses may come before the server knows of the death.
+			$run = start_run($tool, 2, $node);
+			failed($run);
+		} while ($run->{status} != 0 && $refuses && output($run) =~ $refuses
+			&& ++$tries < 10);
+		all_well("$tool: killed at work: the next one succeeds on " . $node->name, $run);
+	}
+	cmp_ok(time - $began, '<', 15, "$tool: soon");
+	my @lost = grep { !defined $_->[1] } work("$tool 2");
+	is(scalar @lost, 1, "$tool: one did not end its work");
+	done_once("$tool 2");
+	close_gate();
+	is_left_clean($etcd, @nodes);
+}
+
+foreach (grep { $TOOLS{$_}{missing}->() } sort keys %TOOLS)
+{
+  SKIP: { skip "$_ is not installed", 1 }
+}
+
+finish($etcd, @nodes);
