@@ -37,6 +37,7 @@
 #define ETCD_PATH_LEASE_LEASES		"/v3/lease/leases"
 #define ETCD_PATH_WATCH				"/v3/watch"
 #define ETCD_PATH_STATUS			"/v3/maintenance/status"
+#define ETCD_PATH_AUTHENTICATE		"/v3/auth/authenticate"
 
 /*
  * Outcome of a request: gRPC's status codes as etcd uses them, and one of our
@@ -221,6 +222,12 @@ typedef struct EtcdStatusResult
 	char	  **errors;
 } EtcdStatusResult;
 
+typedef struct EtcdAuthResult
+{
+	EtcdHeader	header;
+	char	   *token;			/* printable, without spaces; a secret */
+} EtcdAuthResult;
+
 typedef enum EtcdEventType
 {
 	ETCD_EVENT_PUT,
@@ -254,6 +261,7 @@ extern char *etcd_encode_lease_id(int64_t id);	/* revoke and keepalive */
 extern char *etcd_encode_lease_timetolive(int64_t id, bool keys);
 extern char *etcd_encode_empty(void);	/* leases and status: "{}" */
 extern char *etcd_encode_watch_create(const EtcdRange *range, bool deletes_only);
+extern char *etcd_encode_auth(const char *name, const char *password);	/* a secret */
 
 /*
  * Decoders: body and status of an answer to a unary request (keepalive too:
@@ -278,6 +286,10 @@ extern bool etcd_decode_leases(const char *body, size_t len, int http_status,
 extern bool etcd_decode_status(const char *body, size_t len, int http_status,
 							   EtcdStatusResult *result, EtcdError *err);
 
+/* An error never tells what the body was, which may repeat the password. */
+extern bool etcd_decode_auth(const char *body, size_t len, int http_status,
+							 EtcdAuthResult *result, EtcdError *err);
+
 /* An answer of which only the success matters (revoke). */
 extern bool etcd_decode_header(const char *body, size_t len, int http_status,
 							   EtcdHeader *header, EtcdError *err);
@@ -291,6 +303,7 @@ extern void etcd_txn_result_free(EtcdTxnResult *result);
 extern void etcd_lease_result_free(EtcdLeaseResult *result);
 extern void etcd_leases_result_free(EtcdLeasesResult *result);
 extern void etcd_status_result_free(EtcdStatusResult *result);
+extern void etcd_auth_result_free(EtcdAuthResult *result);
 extern void etcd_watch_message_free(EtcdWatchMessage *result);
 
 #endif							/* ETCD_API_H */

@@ -15,6 +15,7 @@
 #include "etcd_api.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -517,6 +518,69 @@ etcd_decode_status(const char *body, size_t len, int http_status,
 	if (!ok)
 		etcd_status_result_free(result);
 	return ok;
+}
+
+/* It becomes part of a header. */
+static bool
+decode_token(const cJSON *message, EtcdAuthResult *result, EtcdError *err)
+{
+	const char *token;
+	const char *c;
+
+	if (!decode_header_of(message, &result->header, err) ||
+		!etcd_json_string(message, "token", &token, err))
+		return false;
+	for (c = token; *c > ' ' && *c <= '~'; c++)
+		 /* printable */ ;
+	if (*token == '\0' || *c != '\0')
+		return etcd_json_bad(err, "no valid token in etcd's answer");
+	result->token = malloc(strlen(token) + 1);
+	if (result->token == NULL)
+		return out_of_memory(err);
+	strcpy(result->token, token);
+	return true;
+}
+
+/* Nothing of it is to stay in memory that was freed. */
+static void
+wipe_strings(cJSON *item)
+{
+	for (; item != NULL; item = item->next)
+	{
+		if (item->valuestring != NULL)
+			explicit_bzero(item->valuestring, strlen(item->valuestring));
+		wipe_strings(item->child);
+	}
+}
+
+bool
+etcd_decode_auth(const char *body, size_t len, int http_status,
+				 EtcdAuthResult *result, EtcdError *err)
+{
+	const cJSON *message;
+	cJSON	   *root;
+	bool		ok;
+
+	memset(result, 0, sizeof(*result));
+	root = etcd_json_open(body, len, http_status, &message, err);
+	if (root == NULL && !etcd_json_is_etcds(err))
+		snprintf(err->message, sizeof(err->message),
+				 "HTTP status %d, and no answer of etcd's", http_status);
+	ok = root != NULL && decode_token(message, result, err);
+	wipe_strings(root);
+	cJSON_Delete(root);
+	if (!ok)
+		etcd_auth_result_free(result);
+	return ok;
+}
+
+void
+etcd_auth_result_free(EtcdAuthResult *result)
+{
+	if (result->token != NULL)
+		explicit_bzero(result->token, strlen(result->token));
+	free(result->token);
+	memset(result, 0, sizeof(*result));
 }
 
 bool

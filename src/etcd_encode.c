@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cjson/cJSON.h>
 
@@ -319,4 +320,29 @@ etcd_encode_watch_create(const EtcdRange *range, bool deletes_only)
 			cJSON_AddItemToArray(filters, cJSON_CreateStringReference("NOPUT"));
 	}
 	return finish(root, ok);
+}
+
+/*
+ * No copy of the password is left behind: it is printed to where it is to
+ * stay.
+ */
+char *
+etcd_encode_auth(const char *name, const char *password)
+{
+	cJSON	   *root = cJSON_CreateObject();
+	size_t		size = 64 + 6 * (strlen(name) + strlen(password));
+	char	   *body = malloc(size);
+
+	if (root == NULL || body == NULL ||
+		!add_literal(root, "name", name) ||
+		!add_literal(root, "password", password) ||
+		!cJSON_PrintPreallocated(root, body, (int) size, 0))
+	{
+		if (body != NULL)
+			explicit_bzero(body, size);
+		free(body);
+		body = NULL;
+	}
+	cJSON_Delete(root);
+	return body;
 }

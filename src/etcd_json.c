@@ -293,6 +293,33 @@ code_of_http_status(int http_status)
 	}
 }
 
+/*
+ * What etcd's gateway answers to every request, in plain text, when a client's
+ * certificate has a Common Name while authentication is enabled.
+ */
+#define COMMON_NAME_REFUSED	"CommonName of client"
+#define COMMON_NAME_MESSAGE "etcd's gateway accepts no client certificate with a Common Name (CN) while authentication is enabled; use one without"
+
+static bool
+is_common_name_refused(const char *body, size_t len)
+{
+	size_t		pattern = strlen(COMMON_NAME_REFUSED);
+
+	for (; len >= pattern; body++, len--)
+	{
+		if (memcmp(body, COMMON_NAME_REFUSED, pattern) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool
+etcd_json_is_etcds(const EtcdError *err)
+{
+	return strncmp(err->message, "etcdserver: ", strlen("etcdserver: ")) == 0 ||
+		strcmp(err->message, COMMON_NAME_MESSAGE) == 0;
+}
+
 /* What is no answer of etcd's: say it with the bytes that came. */
 static void
 not_etcds_answer(const char *body, size_t len, int http_status, EtcdError *err)
@@ -300,6 +327,11 @@ not_etcds_answer(const char *body, size_t len, int http_status, EtcdError *err)
 	int			prefix;
 
 	err->code = code_of_http_status(http_status);
+	if (http_status == 400 && len < 1024 && is_common_name_refused(body, len))
+	{
+		strcpy(err->message, COMMON_NAME_MESSAGE);
+		return;
+	}
 	prefix = snprintf(err->message, sizeof(err->message),
 					  "HTTP status %d, and no answer of etcd's: ", http_status);
 	etcd_json_printable(err->message + prefix, sizeof(err->message) - prefix,

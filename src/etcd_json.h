@@ -44,6 +44,9 @@ extern cJSON *etcd_json_open(const char *body, size_t len, int http_status,
 /* Parse one JSON object; NULL: it is none.  Freed with cJSON_Delete. */
 extern cJSON *etcd_json_parse(const char *body, size_t len);
 
+/* Is the message etcd's own, or one of ours that says what etcd meant? */
+extern bool etcd_json_is_etcds(const EtcdError *err);
+
 /* Note a bad answer; returns false. */
 extern bool etcd_json_bad(EtcdError *err, const char *fmt,...)
 			__attribute__((format(printf, 2, 3)));

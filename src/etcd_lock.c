@@ -31,6 +31,8 @@ char	   *etcd_lock_namespace;
 char	   *etcd_lock_cacert;
 char	   *etcd_lock_cert;
 char	   *etcd_lock_key;
+char	   *etcd_lock_username;
+char	   *etcd_lock_password_file;
 int			etcd_lock_lease_ttl;
 int			etcd_lock_handoff_window;
 int			etcd_lock_connect_timeout;
@@ -162,6 +164,20 @@ define_settings(void)
 							   "File with the private key of etcd_lock.cert.",
 							   NULL,
 							   &etcd_lock_key,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("etcd_lock.username",
+							   "User to log in to etcd as.",
+							   "Empty does not log in.",
+							   &etcd_lock_username,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("etcd_lock.password_file",
+							   "File with the password of etcd_lock.username.",
+							   NULL,
+							   &etcd_lock_password_file,
 							   "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
 							   NULL, NULL, NULL);

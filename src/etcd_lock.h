@@ -54,6 +54,8 @@ extern char *etcd_lock_namespace;
 extern char *etcd_lock_cacert;
 extern char *etcd_lock_cert;
 extern char *etcd_lock_key;
+extern char *etcd_lock_username;
+extern char *etcd_lock_password_file;
 extern int	etcd_lock_lease_ttl;
 extern int	etcd_lock_handoff_window;
 extern int	etcd_lock_connect_timeout;

@@ -8,10 +8,15 @@
  * current.  After a whole round of failures there is a pause, so that an etcd
  * that is down is not hammered.  A change of state is logged once.
  *
+ * While we are not logged in to an etcd that wants us to be (auth.c), requests
+ * are put aside, and so are those that etcd has refused because of their token:
+ * they are sent when there is a new one, and who asked need not know.
+ *
  *-------------------------------------------------------------------------
  */
 #include "worker.h"
 
+#include "auth.h"
 #include "stats.h"
 #include "tls.h"
 #include "utils/builtins.h"
@@ -40,12 +45,22 @@ static uint64 answering = 0;	/* generation of the request whose answer is
 /* One request, and what its sender wants to hear. */
 struct LinkCall
 {
-	EtcdRequest *request;
+	dlist_node	node;
+	EtcdRequest *request;		/* NULL: put aside */
 	EtcdCallbacks callbacks;
 	void	   *arg;
 	uint64		generation;
 	int64		sent_at;		/* clock_now() */
+
+	/* To send it again with another token. */
+	const char *path;
+	char	   *body;			/* malloc'ed; NULL: it cannot be sent again */
+	uint64		token;			/* number of the one it was sent with */
+	int64		give_up_at;		/* clock_now() */
 };
+
+static dlist_head calls = DLIST_STATIC_INIT(calls);	/* under way */
+static dlist_head aside = DLIST_STATIC_INIT(aside);	/* put aside */
 
 static void
 publish(const char *error)
@@ -125,6 +140,7 @@ link_init(void)
 	read_setting();
 	publish(NULL);
 	load_tls();
+	auth_reload();
 }
 
 /* The endpoint in use stays so when the new list has it too. */
@@ -151,6 +167,7 @@ link_reload(void)
 	said_down = false;			/* say what is wrong with the new settings */
 	publish(NULL);
 	load_tls();
+	auth_reload();
 }
 
 const char *
@@ -165,17 +182,27 @@ link_generation(void)
 	return generation;
 }
 
-/* May a request be sent now?  Else from link_next_time() on. */
+/* May the current endpoint be asked for anything? */
+bool
+link_open(void)
+{
+	return clock_now() >= not_before;
+}
+
+/*
+ * May a request be sent now?  Else from link_next_time() on, or when somebody
+ * is told of the end of the wait.
+ */
 bool
 link_ready(void)
 {
-	return clock_now() >= not_before;
+	return link_open() && auth_ready();
 }
 
 int64
 link_next_time(void)
 {
-	return not_before;
+	return auth_ready() ? not_before : PG_INT64_MAX;
 }
 
 /*
@@ -290,6 +317,27 @@ link_note_error(const char *error)
 	publish(error);
 }
 
+/* Etcd answers, but it will not do anything for us. */
+void
+link_not_logged_in(const char *error)
+{
+	up = false;
+	publish(error);
+}
+
+/* ----------------------------------------------------------------
+ *		Requests
+ * ----------------------------------------------------------------
+ */
+
+static void
+free_call(LinkCall *call)
+{
+	dlist_delete(&call->node);
+	free(call->body);
+	pfree(call);
+}
+
 static void
 call_data(void *arg, const char *data, size_t len)
 {
@@ -298,42 +346,85 @@ call_data(void *arg, const char *data, size_t len)
 	call->callbacks.data(call->arg, data, len);
 }
 
+/*
+ * What an answer tells about the endpoint, and about the token.  True: the
+ * request was refused for its token.
+ */
+static bool
+judge_answer(const LinkCall *call, const EtcdAnswer *answer)
+{
+	bool		needs_token = strncmp(call->path, "/v3/kv/", 7) == 0;
+	EtcdHeader	header;
+	EtcdError	error;
+
+	stats_request(clock_now() - call->sent_at,
+				  !answer->delivered || answer->http_status != 200);
+	if (answer->too_long)
+		return false;			/* that is the asker's business */
+	if (!answer->delivered)
+	{
+		failed(call->generation, answer->error);
+		return false;
+	}
+	if (answer->http_status == 200)
+	{
+		if (call->generation == generation)
+			succeeded();
+		if (needs_token)
+			auth_token_worked(call->token);
+		return false;
+	}
+
+	/* Servers that are no etcd may send back what they were sent. */
+	auth_censor(unconstify(char *, answer->body), answer->len);
+	if (etcd_decode_header(answer->body, answer->len, answer->http_status,
+						   &header, &error))
+		return false;
+	if (error.code == ETCD_BAD_ANSWER || error.code == ETCD_UNAVAILABLE ||
+		error.code == ETCD_DEADLINE_EXCEEDED)
+	{
+		failed(call->generation, error.message);
+		return false;
+	}
+	if (!auth_is_refusal(&error))
+	{
+		if (needs_token)
+			auth_token_worked(call->token);
+		return false;
+	}
+	auth_token_refused(call->token);
+	return true;
+}
+
+static void
+put_aside(LinkCall *call)
+{
+	call->request = NULL;
+	dlist_push_tail(&aside, &call->node);
+}
+
 static void
 call_done(void *arg, const EtcdAnswer *answer)
 {
 	LinkCall   *call = arg;
-	LinkCall	copy = *call;
-
-	pfree(call);
+	EtcdCallbacks callbacks = call->callbacks;
+	void	   *callback_arg = call->arg;
+	uint64		of_generation = call->generation;
 
 	/*
 	 * The end of a watch says little about the endpoint; the requests that
 	 * follow it will tell.
 	 */
-	if (copy.callbacks.data == NULL)
+	if (callbacks.data == NULL && judge_answer(call, answer) &&
+		call->body != NULL && clock_now() < call->give_up_at)
 	{
-		EtcdHeader	header;
-		EtcdError	error;
-
-		stats_request(clock_now() - copy.sent_at,
-					  !answer->delivered || answer->http_status != 200);
-		if (answer->too_long)
-			 /* that is the asker's business */ ;
-		else if (!answer->delivered)
-			failed(copy.generation, answer->error);
-		else if (answer->http_status == 200)
-		{
-			if (copy.generation == generation)
-				succeeded();
-		}
-		else if (!etcd_decode_header(answer->body, answer->len,
-									 answer->http_status, &header, &error) &&
-				 (error.code == ETCD_BAD_ANSWER || error.code == ETCD_UNAVAILABLE ||
-				  error.code == ETCD_DEADLINE_EXCEEDED))
-			failed(copy.generation, error.message);
+		dlist_delete(&call->node);
+		put_aside(call);
+		return;
 	}
-	answering = copy.generation;
-	copy.callbacks.done(copy.arg, answer);
+	free_call(call);
+	answering = of_generation;
+	callbacks.done(callback_arg, answer);
 }
 
 /*
@@ -354,46 +445,159 @@ has_certificates(void)
 	return error == NULL;
 }
 
-/*
- * Send a request to the current endpoint; its body is taken over.  NULL when it
- * could not be sent; then nothing will be called.
- */
-LinkCall *
-link_call(const char *path, char *body, long timeout_ms,
-		  const EtcdCallbacks *callbacks, void *arg)
+/* Send it to the current endpoint; the body is taken over. */
+static bool
+send_call(LinkCall *call, char *body)
 {
-	EtcdCallbacks own = *callbacks;
-	LinkCall   *call;
+	EtcdCallbacks own = call->callbacks;
+	int64		now = clock_now();
 
-	own.data = callbacks->data != NULL ? call_data : NULL;
+	own.data = call->callbacks.data != NULL ? call_data : NULL;
 	own.done = call_done;
 
 	if (!has_certificates())
 	{
 		free(body);
-		return NULL;
+		return false;
 	}
-	call = MemoryContextAlloc(TopMemoryContext, sizeof(LinkCall));
-	call->callbacks = *callbacks;
-	call->arg = arg;
 	call->generation = generation;
-	call->sent_at = clock_now();
-	call->request = etcd_transport_post(worker_transport, link_endpoint(), path,
-										body, timeout_ms,
+	call->token = auth_token_number();
+	call->sent_at = now;
+	call->request = etcd_transport_post(worker_transport, link_endpoint(),
+										call->path, body,
+										(long) ((call->give_up_at - now) / 1000),
 										&own, call);
 	if (call->request == NULL)
 	{
-		pfree(call);
 		failed(generation, "not a URL, or out of memory");
-		return NULL;
+		return false;
 	}
-	return call;
+	dlist_push_tail(&calls, &call->node);
+	return true;
+}
+
+/*
+ * Send a request; its body is taken over.  NULL when it could not be sent; then
+ * nothing will be called.
+ */
+LinkCall *
+link_call(const char *path, char *body, long timeout_ms,
+		  const EtcdCallbacks *callbacks, void *arg)
+{
+	LinkCall   *call = MemoryContextAllocZero(TopMemoryContext, sizeof(LinkCall));
+	bool		is_login = callbacks->secret;
+
+	call->callbacks = *callbacks;
+	call->arg = arg;
+	call->path = path;
+	call->give_up_at = clock_now() + (int64) timeout_ms * 1000;
+	if (auth_configured() && !is_login && callbacks->data == NULL && body != NULL)
+		call->body = strdup(body);
+
+	if (!auth_ready() && !is_login)
+	{
+		free(body);
+		if (call->body != NULL)
+		{
+			put_aside(call);
+			return call;
+		}
+	}
+	else if (send_call(call, body))
+		return call;
+	free(call->body);
+	pfree(call);
+	return NULL;
 }
 
 /* Drop a request that is under way; its callbacks will not be called. */
 void
 link_cancel(LinkCall *call)
 {
-	etcd_transport_cancel(call->request);
-	pfree(call);
+	if (call->request != NULL)
+		etcd_transport_cancel(call->request);
+	free_call(call);
+}
+
+/*
+ * Etcd has cancelled a watch.  Whether that was for its token is said within an
+ * answer of status 200.
+ */
+void
+link_watch_refused(const LinkCall *call, const char *reason)
+{
+	EtcdError	error = {.code = ETCD_UNKNOWN};
+
+	strlcpy(error.message, reason, sizeof(error.message));
+	if (auth_is_refusal(&error))
+		auth_token_refused(call->token);
+}
+
+/* One that was put aside ends, surely without having been carried out. */
+static void
+give_up(LinkCall *call)
+{
+	EtcdAnswer	answer = {.error = "could not log in to etcd"};
+	EtcdCallbacks callbacks = call->callbacks;
+	void	   *arg = call->arg;
+
+	free_call(call);
+	answering = 0;
+	callbacks.done(arg, &answer);
+}
+
+/* Send again what was put aside; a callback may change the list. */
+static void
+send_aside(void)
+{
+	while (!dlist_is_empty(&aside) && link_ready())
+	{
+		LinkCall   *call = dlist_head_element(LinkCall, node, &aside);
+		char	   *body = strdup(call->body);
+
+		dlist_delete(&call->node);
+		if (body == NULL || !send_call(call, body))
+		{
+			dlist_push_tail(&aside, &call->node);
+			give_up(call);
+		}
+	}
+}
+
+static LinkCall *
+find_overdue(void)
+{
+	int64		now = clock_now();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &aside)
+	{
+		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
+
+		if (now >= call->give_up_at)
+			return call;
+	}
+	return NULL;
+}
+
+void
+link_tick(void)
+{
+	LinkCall   *call;
+
+	auth_tick();
+	while ((call = find_overdue()) != NULL)
+		give_up(call);
+	send_aside();
+}
+
+int64
+link_tick_time(void)
+{
+	int64		next = Max(auth_next_time(), not_before);
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &aside)
+		next = Min(next, dlist_container(LinkCall, node, iter.cur)->give_up_at);
+	return next;
 }

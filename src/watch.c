@@ -113,7 +113,11 @@ message(void *arg, const char *text, size_t len)
 
 	/* canceled may come together with created: then it was refused */
 	if (msg.canceled || msg.compact_revision != 0)
+	{
 		watch->doomed = true;
+		if (msg.canceled)
+			link_watch_refused(watch->call, msg.cancel_reason);
+	}
 	else if (msg.created)
 	{
 		watch->created = true;

@@ -200,6 +200,7 @@ time_to_sleep(void)
 	long		transport;
 	long		sleep;
 
+	next = Min(next, link_tick_time());
 	next = Min(next, lease_next_time());
 	next = Min(next, requests_next_time());
 	next = Min(next, names_next_time());
@@ -271,6 +272,7 @@ etcd_lock_worker_main(Datum arg)
 
 		if (sockets_ready || etcd_transport_timeout(worker_transport) == 0)
 			etcd_transport_run(worker_transport);
+		link_tick();
 		lease_tick();
 		names_take_work();
 		names_tick();

@@ -14,6 +14,8 @@
  *	answers.c	what etcd has answered to it
  *	watch.c		watches
  *	link.c		which endpoint, and how it does
+ *	auth.c		logging in
+ *	tls.c		certificates
  *
  *-------------------------------------------------------------------------
  */
@@ -186,12 +188,17 @@ extern void link_init(void);
 extern void link_reload(void);
 extern const char *link_endpoint(void);
 extern uint64 link_generation(void);
+extern bool link_open(void);
 extern bool link_ready(void);
 extern int64 link_next_time(void);
+extern void link_tick(void);
+extern int64 link_tick_time(void);
+extern void link_not_logged_in(const char *error);
 extern void link_bad_answer(const char *error);
 extern void link_note_error(const char *error);
 extern LinkCall *link_call(const char *path, char *body, long timeout_ms,
 						   const EtcdCallbacks *callbacks, void *arg);
+extern void link_watch_refused(const LinkCall *call, const char *reason);
 extern void link_cancel(LinkCall *call);
 
 #endif							/* WORKER_H */

@@ -28,7 +28,7 @@
 
 typedef enum Kind
 {
-	RANGE, TXN, LEASE, LEASES, STATUS, HEADER, WATCH
+	RANGE, TXN, LEASE, LEASES, STATUS, HEADER, AUTH, WATCH
 } Kind;
 
 /* Room for the result of any decoder. */
@@ -40,6 +40,7 @@ typedef union AnyResult
 	EtcdLeasesResult leases;
 	EtcdStatusResult status;
 	EtcdHeader	header;
+	EtcdAuthResult auth;
 	EtcdWatchMessage watch;
 } AnyResult;
 
@@ -74,6 +75,9 @@ decode_bytes(Kind kind, const char *body, size_t len, int http_status,
 		case HEADER:
 			good = etcd_decode_header(copy, len, http_status, &result->header, err);
 			break;
+		case AUTH:
+			good = etcd_decode_auth(copy, len, http_status, &result->auth, err);
+			break;
 		case WATCH:
 			good = etcd_decode_watch(copy, len, &result->watch, err);
 			break;
@@ -103,6 +107,9 @@ free_result(Kind kind, AnyResult *result)
 			etcd_status_result_free(&result->status);
 			break;
 		case HEADER:
+			break;
+		case AUTH:
+			etcd_auth_result_free(&result->auth);
 			break;
 		case WATCH:
 			etcd_watch_message_free(&result->watch);
@@ -209,6 +216,26 @@ test_encode_others(void)
 	is_body(etcd_encode_watch_create(&range, true),
 			"{\"create_request\":{\"key\":\"bGsv\",\"range_end\":\"bGsw\",\"filters\":[\"NOPUT\"]}}",
 			"watch for deletes");
+	is_body(etcd_encode_auth("app", "secret"),
+			"{\"name\":\"app\",\"password\":\"secret\"}", "login");
+	is_body(etcd_encode_auth("a\"p\r\np", "\\\"},{\"\x01\x1f\xc3\xa4"),
+			"{\"name\":\"a\\\"p\\r\\np\",\"password\":\"\\\\\\\"},{\\\"\\u0001\\u001f\xc3\xa4\"}",
+			"login with odd characters");
+}
+
+/* Every character may need six bytes. */
+static void
+test_encode_long_password(void)
+{
+	char		password[3000];
+	char	   *body;
+
+	memset(password, 1, sizeof(password) - 1);
+	password[sizeof(password) - 1] = '\0';
+	body = etcd_encode_auth(password, password);
+	ok(body != NULL && strlen(body) == 25 + 2 * 6 * (sizeof(password) - 1),
+	   "login with a long password of control characters");
+	free(body);
 }
 
 /* A value larger than what is encoded on the stack. */
@@ -442,6 +469,58 @@ test_status(void)
 		etcd_status_result_free(&result.status);
 		etcd_status_result_free(&result.status);
 	}
+}
+
+#define AUTH34 "{" HEADER34 ",\"token\":\"NsyrKNOGlLlfczio.12\"}"
+#define AUTH35 "{" HEADER35 ", \"token\":\"TzGlpEJwdQtncPwM.12\"}"
+
+static void
+test_auth(void)
+{
+	static const char *const bad[] = {
+		"{" HEADER34 "}",
+		"{" HEADER34 ",\"token\":\"\"}",
+		"{" HEADER34 ",\"token\":5}",
+		"{" HEADER34 ",\"token\":\"a\\r\\nHost: b\"}",
+		"{" HEADER34 ",\"token\":\"a b\"}",
+		"{" HEADER34 ",\"token\":\"\xc3\xa4\"}",
+		"{\"token\":\"a.1\"}",
+	};
+	AnyResult	result;
+	EtcdError	err;
+	size_t		i;
+
+	if (good(AUTH, AUTH34, &result, "token"))
+	{
+		is_string(result.auth.token, "NsyrKNOGlLlfczio.12", "the token");
+		etcd_auth_result_free(&result.auth);
+		etcd_auth_result_free(&result.auth);
+	}
+	if (good(AUTH, AUTH35, &result, "token, second generation"))
+	{
+		is_string(result.auth.token, "TzGlpEJwdQtncPwM.12", "the token");
+		etcd_auth_result_free(&result.auth);
+	}
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		ok(!decode(AUTH, bad[i], 200, &result, &err) && err.code == ETCD_BAD_ANSWER,
+		   "no valid token %d", (int) i);
+
+	ok(!decode(AUTH, "{\"code\":3, \"message\":\"etcdserver: authentication failed, invalid user ID or password\"}",
+			   400, &result, &err) && err.code == ETCD_INVALID_ARGUMENT, "bad password");
+	is_string(err.message, "etcdserver: authentication failed, invalid user ID or password",
+			  "etcd's message");
+
+	/* What comes from elsewhere may repeat what was sent. */
+	ok(!decode(AUTH, "you sent {\"name\":\"app\",\"password\":\"secret\"}", 400, &result, &err),
+	   "a page that repeats the password");
+	is_string(err.message, "HTTP status 400, and no answer of etcd's", "nothing of it is told");
+	ok(!decode(AUTH, "{\"code\":3,\"message\":\"secret\"}", 400, &result, &err),
+	   "an error that repeats the password");
+	is_string(err.message, "HTTP status 400, and no answer of etcd's", "nothing of it is told");
+
+	ok(!decode(AUTH, "CommonName of client sending a request against gateway will be ignored and not used as expected\n",
+			   400, &result, &err), "Common Name");
+	ok(strstr(err.message, "Common Name") != NULL, "it is said what that means");
 }
 
 #define EVENTS34 \
@@ -788,7 +867,7 @@ static const struct
 {
 	{RANGE, "{" HEADER34 ",\"kvs\":[" KEY34 "," KEY35 "],\"more\":true,\"count\":\"2\"}"},
 	{TXN, TXN34}, {TXN, TXN35}, {LEASE, KEEPALIVE34}, {LEASE, TTL34}, {LEASES, LEASES34},
-	{STATUS, STATUS34}, {STATUS, STATUS_ERRORS}, {HEADER, "{" HEADER35 "}"}, {WATCH, EVENTS34},
+	{STATUS, STATUS34}, {STATUS, STATUS_ERRORS}, {HEADER, "{" HEADER35 "}"}, {AUTH, AUTH34}, {AUTH, AUTH35}, {WATCH, EVENTS34},
 };
 
 #define N_WHOLE (sizeof(whole) / sizeof(whole[0]))
@@ -1002,11 +1081,13 @@ main(void)
 	test_encode_txn();
 	test_encode_others();
 	test_encode_long_value();
+	test_encode_long_password();
 	test_range();
 	test_keys_of_any_bytes();
 	test_txn();
 	test_leases();
 	test_status();
+	test_auth();
 	test_watch();
 	test_errors();
 	test_http_status_of_errors();

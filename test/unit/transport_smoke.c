@@ -117,8 +117,8 @@ note_data(void *arg, const char *data, size_t len)
 	etcd_stream_feed(&outcome->stream, data, len, note_message, outcome);
 }
 
-static const EtcdCallbacks unary = {NULL, note_done, 0};
-static const EtcdCallbacks streaming = {note_data, note_done, 0};
+static const EtcdCallbacks unary = {NULL, note_done, false, 0};
+static const EtcdCallbacks streaming = {note_data, note_done, false, 0};
 
 static void
 outcome_free(Outcome *outcome)

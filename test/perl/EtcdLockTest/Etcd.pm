@@ -11,6 +11,7 @@ use strict;
 use warnings;
 
 use HTTP::Tiny;
+use IPC::Run;
 use JSON::PP;
 use MIME::Base64 qw(encode_base64 decode_base64);
 use POSIX qw(WNOHANG WUNTRACED);
@@ -212,13 +213,18 @@ A request to the gateway; the decoded answer.
 
 sub call
 {
-	my ($self, $path, $request) = @_;
+	my ($self, $path, $request, $again) = @_;
 	my $answer = $self->{http}->post(
 		$self->test_endpoint . $path,
 		{
 			content => encode_json($request),
 			headers => $self->{token} ? { Authorization => $self->{token} } : {}
 		});
+	if ($answer->{status} == 401 && $self->{token} && !$again)
+	{
+		$self->log_in_again;
+		return $self->call($path, $request, 1);
+	}
 	die "etcd, $path: $answer->{status} $answer->{content}"
 	  unless $answer->{success};
 	return decode_json($answer->{content});
@@ -235,6 +241,84 @@ sub prefix_range
 	return (
 		key => encode_base64($prefix, ''),
 		range_end => encode_base64($end, ''));
+}
+
+=item $etcd->etcdctl(@arguments), $etcd->etcdctl_root(@arguments)
+
+Run etcdctl, as root where etcd wants to know; its output.  The last argument may
+be a reference to its input.
+
+=cut
+
+sub etcdctl
+{
+	my ($self, @arguments) = @_;
+	my $input = ref $arguments[-1] ? pop @arguments : \'';
+	my $output = '';
+	local $ENV{ETCDCTL_API} = 3;
+
+	IPC::Run::run(
+		[
+			$ENV{ETCDCTL} // 'etcdctl', '--endpoints', $self->test_endpoint,
+			@arguments
+		],
+		'<', $input, '>&', \$output) or die "etcdctl @arguments:\n$output";
+	return $output;
+}
+
+sub etcdctl_root
+{
+	my ($self, @arguments) = @_;
+	return $self->etcdctl($self->{token} ? '--user=root:root' : (), @arguments);
+}
+
+=item $etcd->enable_auth($user => $password, \@prefixes)
+
+Make a user with a role of the same name that may read and write these
+prefixes, and enable authentication.
+
+=cut
+
+sub enable_auth
+{
+	my ($self, $user, $password, $prefixes) = @_;
+	$self->etcdctl('user', 'add', 'root:root');
+	$self->etcdctl('user', 'grant-role', 'root', 'root');
+	$self->add_user($user, $password, $prefixes);
+	$self->etcdctl('auth', 'enable');
+	$self->log_in_again;
+	return;
+}
+
+sub add_user
+{
+	my ($self, $user, $password, $prefixes) = @_;
+	$self->etcdctl_root('role', 'add', $user);
+	$self->etcdctl_root('role', 'grant-permission', $user, 'readwrite',
+		'--prefix=true', $_)
+	  foreach @$prefixes;
+	# etcdctl would read the password up to the first space.
+	$self->call('/v3/auth/user/add', { name => $user, password => $password });
+	$self->etcdctl_root('user', 'grant-role', $user, $user);
+	return;
+}
+
+sub change_password
+{
+	my ($self, $user, $password) = @_;
+	$self->call('/v3/auth/user/changepw', { name => $user, password => $password });
+	return;
+}
+
+# The token with which the test itself asks; etcd forgets it when it restarts.
+sub log_in_again
+{
+	my ($self) = @_;
+	delete $self->{token};
+	$self->{token} =
+	  $self->call('/v3/auth/authenticate', { name => 'root', password => 'root' })
+	  ->{token};
+	return;
 }
 
 =item $etcd->entries($prefix)
