@@ -339,7 +339,7 @@ END
 		my $result;
 		wait_until("$version: an answer", sub {
 			$result = $session->try("SELECT etcd_lock('/new')");
-			return $result->{err} !~ /Couldn't connect/;
+			return $result->{err} =~ /:$port: (?!.*Couldn't connect)/;
 		});
 		if ($version eq 'tls1_1')
 		{
