@@ -95,11 +95,9 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 {
 	int64		now = clock_now();
 
-	if (item->kind == ITEM_STRAY)
+	if (item->kind == ITEM_STRAY || item->kind == ITEM_STRAY_LOOK)
 	{
-		/* When it is still there, the next list of keys shows it again. */
-		pfree(item->stray);
-		requests_strays_refused();
+		requests_stray_later(item->stray);
 		return;
 	}
 	if (item->kind == ITEM_RANGE)
@@ -202,6 +200,35 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 	}
 }
 
+/* A condemned key is in etcd no more. */
+static void
+key_gone(WorkerKey *key)
+{
+	LockEntry  *entry = key->name->entry;
+	LWLock	   *lock = lock_entry_lock(entry);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	lock_key_free(entry, shared_key(key));
+	lock_entry_unlock(lock);
+	name_free_key(key);
+}
+
+/*
+ * What looked like a stray may be gone, or have become known again: the list
+ * that showed it was older.
+ */
+static void
+stray_looked(Stray *stray, const EtcdOpResult *result)
+{
+	if (result->nkvs == 0 || names_know_key(stray->key, stray->key_len))
+		requests_forget_stray(stray);
+	else
+	{
+		stray->create_revision = result->kvs[0].create_revision;
+		stray->under_way = false;
+	}
+}
+
 /* The key was put into an empty queue: it is all there is. */
 static void
 put_first(WorkerKey *key, int64 revision)
@@ -218,29 +245,48 @@ put_first(WorkerKey *key, int64 revision)
 }
 
 /*
- * A compare has failed, and this time nothing was done.  Where keys were to be
- * the first in their queues, somebody is in one of them: now they stand in
- * line.  Or the request was carried out twice, and this is the second answer.
- * That alone makes the compare of a plain put fail, to which this comes then.
+ * A compare has failed, and this time nothing was done.
+ *
+ * Where keys were to be the first in their queues, somebody may be in one of
+ * them: now they stand in line.  A key to be deleted may be gone: each is sent
+ * again alone, to see which it was.  Or the request was carried out twice, and
+ * this is the second answer.  Nothing else makes the compare of a plain put
+ * fail, to which all puts come in the end.
  */
 static void
-item_compare_failed(Item *item)
+item_compare_failed(Item *item, bool alone)
 {
-	if (item->kind == ITEM_STRAY)
+	switch (item->kind)
 	{
-		pfree(item->stray);
-		return;
+		case ITEM_STRAY:
+			/* gone, or another key by now */
+			requests_forget_stray(item->stray);
+			break;
+
+		case ITEM_DELETE:
+			if (!item_is_current(item))
+				break;
+			if (alone)
+				key_gone(item->key);
+			else
+			{
+				item->key->alone = true;
+				requests_requeue(item->key);
+			}
+			break;
+
+		case ITEM_PUT_FIRST:
+			if (!item_is_current(item))
+				break;
+			name_queue_not_empty(item->name);
+			requests_requeue(item->key);
+			break;
+
+		default:
+			if (item_is_current(item))
+				condemn(item->key);
+			break;
 	}
-	if (!item_is_current(item))
-		return;
-	if (item->kind == ITEM_PUT)
-	{
-		condemn(item->key);
-		return;
-	}
-	if (item->kind == ITEM_PUT_FIRST)
-		name_queue_not_empty(item->name);
-	requests_requeue(item->key);
 }
 
 static void
@@ -251,27 +297,25 @@ item_done(Item *item, const EtcdTxnResult *txn)
 
 	switch (item->kind)
 	{
+		case ITEM_STRAY_LOOK:
+			stray_looked(item->stray, &txn->results[first]);
+			break;
+
 		case ITEM_STRAY:
-			pfree(item->stray);
+			requests_forget_stray(item->stray);
 			break;
 
 		case ITEM_DELETE:
 			if (!item_is_current(item))
 				break;
-			{
-				LockEntry  *entry = item->name->entry;
-				LWLock	   *lock = lock_entry_lock(entry);
-
-				LWLockAcquire(lock, LW_EXCLUSIVE);
-				lock_key_free(entry, shared_key(key));
-				lock_entry_unlock(lock);
-				name_free_key(key);
-			}
+			key->deleted = item->fenced && txn->results[first].deleted == 1;
+			key_gone(key);
 			break;
 
 		case ITEM_PUT:
 			if (!item_is_current(item))
 				break;
+			key->create_revision = txn->header.revision;
 			if (key->phase == PHASE_DELETE)
 				requests_requeue(key);
 			else
@@ -284,6 +328,7 @@ item_done(Item *item, const EtcdTxnResult *txn)
 		case ITEM_PUT_FIRST:
 			if (!item_is_current(item))
 				break;
+			key->create_revision = txn->header.revision;
 			if (key->phase == PHASE_DELETE)
 				requests_requeue(key);
 			else
@@ -296,6 +341,8 @@ item_done(Item *item, const EtcdTxnResult *txn)
 		case ITEM_TRY:
 			if (!item_is_current(item))
 				break;
+			if (txn->succeeded)
+				key->create_revision = txn->header.revision;
 			if (key->phase == PHASE_DELETE)
 				requests_requeue(key);
 			else if (txn->succeeded)
@@ -358,8 +405,8 @@ decode(const Batch *batch, const EtcdAnswer *answer, EtcdTxnResult *txn,
 	   EtcdError *error)
 {
 	if (batch->is_single)
-		return etcd_decode_single(answer->body, answer->len, answer->http_status,
-								  batch->single, txn, error);
+		return etcd_decode_single_range(answer->body, answer->len,
+										answer->http_status, txn, error);
 	return etcd_decode_txn(answer->body, answer->len, answer->http_status,
 						   txn, error);
 }
@@ -441,7 +488,7 @@ batch_done(void *arg, const EtcdAnswer *answer)
 		Item	   *item = &batch->items[i];
 
 		if (done && txn.nresults == 0)
-			item_compare_failed(item);
+			item_compare_failed(item, batch->nitems == 1);
 		else if (done)
 			item_done(item, &txn);
 		else

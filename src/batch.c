@@ -145,10 +145,30 @@ put_op(Building *b, const WorkerKey *key)
 	return op;
 }
 
+/*
+ * Another key of the same name may be put later.  The compare keeps a deletion
+ * that is carried out late, or twice, from hitting that one (rule 11).
+ */
+static EtcdCompare
+still_this_key(const char *key, int64 create_revision)
+{
+	EtcdCompare compare = {
+		.target = ETCD_COMPARE_CREATE, .result = ETCD_COMPARE_EQUAL,
+		.range = one_key(key), .revision = create_revision
+	};
+
+	return compare;
+}
+
 void
 batch_add_delete(Building *b, WorkerKey *key)
 {
-	(void) add_item(b, ITEM_DELETE, key->name, key);
+	Item	   *item = add_item(b, ITEM_DELETE, key->name, key);
+
+	item->fenced = key->create_revision != 0;
+	if (item->fenced)
+		b->compare[b->ncompare++] = still_this_key(key->etcd_key,
+												   key->create_revision);
 	b->success[b->nsuccess++] = delete_op(key->etcd_key);
 	b->bytes += strlen(key->etcd_key);
 }
@@ -301,15 +321,27 @@ batch_free(Batch *batch)
 		pfree(batch);
 }
 
-/* A key with our lease's id that nobody knows. */
+/* A key with our lease's id that nobody knows: which one is it? */
 void
-batch_add_stray(Building *b, char *stray)
+batch_add_stray_look(Building *b, Stray *stray)
+{
+	Item	   *item = add_item(b, ITEM_STRAY_LOOK, NULL, NULL);
+	EtcdOp		op = {.type = ETCD_OP_RANGE, .range = one_key(stray->key),
+	.keys_only = true};
+
+	item->stray = stray;
+	b->success[b->nsuccess++] = op;
+}
+
+void
+batch_add_stray(Building *b, Stray *stray)
 {
 	Item	   *item = add_item(b, ITEM_STRAY, NULL, NULL);
 
 	item->stray = stray;
-	b->success[b->nsuccess++] = delete_op(stray);
-	b->bytes += strlen(stray);
+	b->compare[b->ncompare++] = still_this_key(stray->key,
+											   stray->create_revision);
+	b->success[b->nsuccess++] = delete_op(stray->key);
 }
 
 /* The request's body and where it is to be sent.  NULL: out of memory. */
@@ -323,13 +355,7 @@ batch_encode(Building *b, const char **path)
 
 	batch->nsuccess = b->nsuccess;
 	batch->nfailure = b->nfailure;
-	batch->is_single = b->ncompare == 0 && b->nsuccess == 1;
-	batch->single = b->success[0].type;
-	if (batch->is_single && batch->single == ETCD_OP_DELETE)
-	{
-		*path = ETCD_PATH_DELETE;
-		return etcd_encode_delete(&b->success[0].range);
-	}
+	batch->is_single = b->nsuccess == 1 && b->success[0].type == ETCD_OP_RANGE;
 	if (batch->is_single)
 	{
 		*path = ETCD_PATH_RANGE;

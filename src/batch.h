@@ -22,10 +22,22 @@ typedef enum ItemKind
 	ITEM_PUT_FIRST,				/* put it if the queue is empty */
 	ITEM_TRY,
 	ITEM_DELETE,
-	ITEM_STRAY,					/* a key of ours that nobody knows */
+	ITEM_STRAY_LOOK,			/* a key of ours that nobody knows: is it there? */
+	ITEM_STRAY,					/* delete it */
 	ITEM_LOOK,					/* first step of a try */
 	ITEM_RANGE					/* look at the queue */
 } ItemKind;
+
+/* A key with our lease's id that nobody here knows. */
+typedef struct Stray
+{
+	dlist_node	link;
+	int64		create_revision;	/* 0: to be looked up */
+	int64		retry_at;		/* clock_now(): not before */
+	bool		under_way;
+	size_t		key_len;
+	char		key[FLEXIBLE_ARRAY_MEMBER];	/* NUL-terminated */
+} Stray;
 
 typedef struct Item
 {
@@ -33,7 +45,8 @@ typedef struct Item
 	WorkerName *name;			/* NULL for strays */
 	WorkerKey  *key;			/* PUT, TRY, DELETE, LOOK */
 	uint64		number;
-	char	   *stray;
+	Stray	   *stray;
+	bool		fenced;			/* DELETE: of the key with this create_revision */
 	int			result;			/* index of its first answer if all goes well */
 	int			else_result;	/* TRY: if a compare fails */
 	bool		has_tick;		/* TRY, LOOK: the tick's answer follows */
@@ -43,8 +56,7 @@ typedef struct Item
 typedef struct Batch
 {
 	bool		is_read;
-	bool		is_single;		/* one operation, sent without a Txn around it */
-	EtcdOpType	single;
+	bool		is_single;		/* a range, sent without a Txn around it */
 	uint64		epoch;			/* in which it was sent */
 	int			nsuccess;		/* operations in each branch */
 	int			nfailure;
@@ -75,7 +87,8 @@ extern bool batch_has_room(const Building *b, int ncompare, int nsuccess,
 						   int nfailure);
 extern bool batch_has_put(const Building *b, const WorkerName *name);
 extern void batch_add_delete(Building *b, WorkerKey *key);
-extern void batch_add_stray(Building *b, char *stray);
+extern void batch_add_stray_look(Building *b, Stray *stray);
+extern void batch_add_stray(Building *b, Stray *stray);
 extern void batch_add_put(Building *b, WorkerKey *key);
 extern void batch_add_put_first(Building *b, WorkerKey *key);
 extern void batch_add_try(Building *b, WorkerKey *key);
@@ -90,6 +103,7 @@ extern void batch_done(void *arg, const EtcdAnswer *answer);
 /* requests.c, for answers.c */
 extern void requests_batch_ended(const Batch *batch);
 extern void requests_requeue(WorkerKey *key);
-extern void requests_strays_refused(void);
+extern void requests_stray_later(Stray *stray);
+extern void requests_forget_stray(Stray *stray);
 
 #endif							/* BATCH_H */

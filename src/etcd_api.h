@@ -28,7 +28,6 @@
 
 /* Paths of the gateway, all of them called with POST. */
 #define ETCD_PATH_RANGE				"/v3/kv/range"
-#define ETCD_PATH_DELETE			"/v3/kv/deleterange"
 #define ETCD_PATH_TXN				"/v3/kv/txn"
 #define ETCD_PATH_LEASE_GRANT		"/v3/lease/grant"
 #define ETCD_PATH_LEASE_REVOKE		"/v3/lease/revoke"
@@ -254,7 +253,6 @@ typedef struct EtcdWatchMessage
 
 /* Encoders. */
 extern char *etcd_encode_range(const EtcdOp *op);
-extern char *etcd_encode_delete(const EtcdRange *range);
 extern char *etcd_encode_txn(const EtcdTxn *txn);
 extern char *etcd_encode_lease_grant(int64_t id, int64_t ttl_seconds);
 extern char *etcd_encode_lease_id(int64_t id);	/* revoke and keepalive */
@@ -273,12 +271,11 @@ extern bool etcd_decode_range(const char *body, size_t len, int http_status,
 extern bool etcd_decode_txn(const char *body, size_t len, int http_status,
 							EtcdTxnResult *result, EtcdError *err);
 /*
- * A range or a delete that was sent without a Txn around it, which is cheaper;
- * the result is what a Txn with this one operation would have.
+ * A range that was sent without a Txn around it, which is cheaper; the result
+ * is what a Txn with this one operation would have.
  */
-extern bool etcd_decode_single(const char *body, size_t len, int http_status,
-							   EtcdOpType type, EtcdTxnResult *result,
-							   EtcdError *err);
+extern bool etcd_decode_single_range(const char *body, size_t len, int http_status,
+									 EtcdTxnResult *result, EtcdError *err);
 extern bool etcd_decode_lease(const char *body, size_t len, int http_status,
 							  EtcdLeaseResult *result, EtcdError *err);
 extern bool etcd_decode_leases(const char *body, size_t len, int http_status,

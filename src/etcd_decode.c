@@ -184,16 +184,6 @@ decode_range_fields(const cJSON *object, EtcdOpResult *result, EtcdError *err)
 }
 
 static bool
-decode_delete_fields(const cJSON *object, EtcdOpResult *result, EtcdError *err)
-{
-	result->type = ETCD_OP_DELETE;
-	if (!etcd_json_int64(object, "deleted", &result->deleted, err))
-		return false;
-	return result->deleted >= 0 ||
-		etcd_json_bad(err, "etcd's answer tells of a negative number of deleted keys");
-}
-
-static bool
 decode_op_result(const cJSON *object, EtcdOpResult *result, EtcdError *err)
 {
 	const cJSON *range;
@@ -216,7 +206,13 @@ decode_op_result(const cJSON *object, EtcdOpResult *result, EtcdError *err)
 		return true;
 	}
 	if (delete_range != NULL)
-		return decode_delete_fields(delete_range, result, err);
+	{
+		result->type = ETCD_OP_DELETE;
+		if (!etcd_json_int64(delete_range, "deleted", &result->deleted, err))
+			return false;
+		return result->deleted >= 0 ||
+			etcd_json_bad(err, "etcd's answer tells of a negative number of deleted keys");
+	}
 	return etcd_json_bad(err, "a response of unknown type in etcd's answer to a Txn");
 }
 
@@ -439,8 +435,8 @@ etcd_decode_txn(const char *body, size_t len, int http_status,
 }
 
 bool
-etcd_decode_single(const char *body, size_t len, int http_status,
-				   EtcdOpType type, EtcdTxnResult *result, EtcdError *err)
+etcd_decode_single_range(const char *body, size_t len, int http_status,
+						 EtcdTxnResult *result, EtcdError *err)
 {
 	const cJSON *message;
 	cJSON	   *root;
@@ -459,9 +455,7 @@ etcd_decode_single(const char *body, size_t len, int http_status,
 	{
 		result->nresults = 1;
 		result->succeeded = true;
-		ok = type == ETCD_OP_DELETE
-			? decode_delete_fields(message, result->results, err)
-			: decode_range_fields(message, result->results, err);
+		ok = decode_range_fields(message, result->results, err);
 	}
 	cJSON_Delete(root);
 	if (!ok)

@@ -247,14 +247,6 @@ etcd_encode_range(const EtcdOp *op)
 }
 
 char *
-etcd_encode_delete(const EtcdRange *range)
-{
-	cJSON	   *root = cJSON_CreateObject();
-
-	return finish(root, root != NULL && add_range(root, range));
-}
-
-char *
 etcd_encode_txn(const EtcdTxn *txn)
 {
 	cJSON	   *root = cJSON_CreateObject();

@@ -194,6 +194,7 @@ lock_key_want(LockEntry *entry, LockHold *hold)
 	key->asker = hold->procno;
 	key->releaser = -1;
 	key->epoch = deadline_epoch(&lock_shared->deadline);
+	key->serial = 0;
 	key->create_revision = 0;
 	key->window_end = 0;
 	key->window_timer = false;

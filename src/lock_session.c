@@ -124,7 +124,7 @@ drop_shared(LocalHold *local, ReleasedKeys *released)
 	if (local->hold == NULL)
 		return;
 	lock_session_flush_commits();
-	n = lock_table_drop(local->hold, keys);
+	n = lock_table_drop(local->hold, released != NULL ? keys : NULL);
 	local->hold = NULL;
 
 	/* Those for which there is no room are not waited for. */
@@ -286,6 +286,7 @@ typedef struct OwnerRelease
 	ResourceOwner owner;
 	ResourceOwner parent;		/* counts go there; NULL: they end */
 	bool		reconcile;		/* drop holds whose tag is gone */
+	bool		wait;			/* until the keys are gone from etcd */
 	ReleasedKeys released;
 } OwnerRelease;
 
@@ -310,7 +311,7 @@ release_for_owner(LocalHold *local, void *arg)
 		(release->reconcile && local->nowners > 0 &&
 		 !lock_session_has_tag(local)))
 	{
-		drop_shared(local, &release->released);
+		drop_shared(local, release->wait ? &release->released : NULL);
 		remove_local(local);	/* dynahash allows this for the current one */
 	}
 }
@@ -339,9 +340,9 @@ release_callback(ResourceReleasePhase phase, bool is_commit,
 	release.released.keys = keys;
 	release.released.n = 0;
 	release.released.max = lengthof(keys);
+	release.wait = is_commit && release.reconcile && etcd_lock_synchronous_release;
 	lock_session_foreach(release_for_owner, &release);
-
-	if (is_commit && release.reconcile && etcd_lock_synchronous_release)
+	if (release.wait)
 		wait_for_release(&release.released);
 }
 
@@ -468,7 +469,7 @@ lock_session_unlock(const LockName *name, LockMode mode)
 	lock_session_count(local, NULL, -1);
 	if (local->nowners == 0)
 	{
-		drop_shared(local, &released);
+		drop_shared(local, etcd_lock_synchronous_release ? &released : NULL);
 		remove_local(local);
 		LockRelease(&name->tag, pgmode, true);
 	}
@@ -511,7 +512,8 @@ lock_session_unlock_all(void)
 	LockReleasedKey keys[64];
 	ReleasedKeys released = {.keys = keys, .max = lengthof(keys)};
 
-	lock_session_foreach(unlock_session_counts, &released);
+	lock_session_foreach(unlock_session_counts,
+						 etcd_lock_synchronous_release ? &released : NULL);
 	if (etcd_lock_synchronous_release)
 		wait_for_release(&released);
 }

@@ -105,6 +105,7 @@ lock_table_shmem_init(void)
 		deadline_init(&lock_shared->deadline);
 		pg_atomic_init_u64(&lock_shared->lease, 0);
 		pg_atomic_init_u64(&lock_shared->next_number, 1);
+		lock_shared->next_serial = 1;
 		pg_atomic_init_u32(&lock_shared->worker_procno, INVALID_WORKER);
 		pg_atomic_init_u32(&lock_shared->worker_pid, 0);
 		pg_atomic_init_u64(&lock_shared->worker_heartbeat, 0);

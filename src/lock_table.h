@@ -86,7 +86,8 @@ typedef struct LockKey
 	int			asker;			/* procno of the session it is put for */
 	int			releaser;		/* procno that waits for its end, or -1 */
 	uint64		epoch;			/* in which lease's time */
-	int64		create_revision;	/* QUEUED and HELD */
+	uint64		serial;			/* the number in its name in etcd, from SENT on */
+	int64		create_revision;	/* from QUEUED on; 0: not known */
 	bool		fresh;			/* HELD, and nobody has had it yet */
 	int64		window_end;		/* HELD: may be passed on until (clock_now) */
 	bool		window_timer;	/* the worker looks again at window_end */
@@ -248,6 +249,7 @@ typedef struct LockShared
 	pg_atomic_uint64 lease;		/* its id; 0: none */
 	uint64		lease_base;		/* see lease.c */
 	pg_atomic_uint64 next_number;	/* LockKey.number */
+	uint64		next_serial;	/* worker only: LockKey.serial, never used yet */
 	int64		sentinel_revision;	/* worker only; survives its restart */
 	uint64		cluster_id;		/* likewise */
 	int64		highest_revision;	/* likewise */

@@ -37,16 +37,23 @@ static int	nkeys = 0;
 static int64 next_poll = 0;
 static int64 next_window_end = PG_INT64_MAX;
 
-/* Finds a WorkerKey by the number that etcd's list of keys shows. */
-typedef struct NumberEntry
+/* Finds a WorkerKey by the number in its name in etcd. */
+typedef struct SerialEntry
 {
-	uint64		number;			/* hash key */
+	uint64		serial;			/* hash key */
 	WorkerKey  *key;
-	int64		held_since;		/* clock_now(); 0: not held */
-	bool		listed;
-} NumberEntry;
+} SerialEntry;
 
-static HTAB *keys_by_number = NULL;
+static HTAB *keys_by_serial = NULL;
+
+/*
+ * Serials of keys that are surely gone, to be used again: etcd's index keeps
+ * every key that ever was until the next compaction, and goes through all of
+ * them when it looks at a queue.
+ */
+static uint64 *free_serials = NULL;
+static int	nfree_serials = 0;
+static int	max_free_serials = 0;
 
 /*
  * Until when a name's queue is believed to have others in it, by the hash of
@@ -57,6 +64,12 @@ static HTAB *keys_by_number = NULL;
 #define CROWD_VALID			INT64CONST(5000000)
 
 static int64 crowded_until[CROWDS];
+
+/*
+ * How long a deletion that nobody waits for may wait for company, which makes
+ * one request of two; microseconds.
+ */
+#define LINGER				INT64CONST(1000)
 
 static void watch_name(WorkerName *name);
 static void unwatch_name(WorkerName *name);
@@ -105,47 +118,62 @@ make_name(LockEntry *entry)
 	return name;
 }
 
-static NumberEntry *
-number_entry(uint64 number, HASHACTION action)
+static uint64
+take_serial(void)
 {
-	if (keys_by_number == NULL)
+	if (nfree_serials > 0)
+		return free_serials[--nfree_serials];
+	return lock_shared->next_serial++;
+}
+
+static void
+give_serial(uint64 serial)
+{
+	if (nfree_serials == max_free_serials)
+	{
+		max_free_serials = Max(2 * max_free_serials, 64);
+		free_serials = free_serials == NULL
+			? top_alloc(max_free_serials * sizeof(uint64))
+			: repalloc(free_serials, max_free_serials * sizeof(uint64));
+	}
+	free_serials[nfree_serials++] = serial;
+}
+
+static SerialEntry *
+serial_entry(uint64 serial, HASHACTION action)
+{
+	if (keys_by_serial == NULL)
 	{
 		HASHCTL		info;
 
 		info.keysize = sizeof(uint64);
-		info.entrysize = sizeof(NumberEntry);
+		info.entrysize = sizeof(SerialEntry);
 		info.hcxt = TopMemoryContext;
-		keys_by_number = hash_create("etcd_lock keys by number", 256, &info,
+		keys_by_serial = hash_create("etcd_lock keys by serial", 256, &info,
 									 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	return hash_search(keys_by_number, &number, action, NULL);
+	return hash_search(keys_by_serial, &serial, action, NULL);
 }
 
-/*
- * The key's name in etcd.  The number has a fixed width so that people see the
- * keys of a server in the order in which they were put.
- */
 static WorkerKey *
 make_key(WorkerName *name, int slot)
 {
 	WorkerKey  *key = &name->keys[slot];
 	LockKey    *shared = &name->entry->keys[slot];
-	NumberEntry *entry;
 
 	memset(key, 0, sizeof(WorkerKey));
 	key->name = name;
 	key->number = pg_atomic_read_u64(&shared->number);
+	key->serial = shared->serial;
 	key->mode = shared->mode;
+	key->create_revision = shared->create_revision;
 	key->etcd_key = MemoryContextStrdup(TopMemoryContext,
 										psprintf("%s/%s/%s-%012llu",
 												 name->name,
 												 key->mode == LOCK_SHARED ? "read" : "write",
 												 lease_hex(),
-												 (unsigned long long) key->number));
-	entry = number_entry(key->number, HASH_ENTER);
-	entry->key = key;
-	entry->held_since = 0;
-	entry->listed = false;
+												 (unsigned long long) key->serial));
+	serial_entry(key->serial, HASH_ENTER)->key = key;
 	nkeys++;
 	return key;
 }
@@ -184,13 +212,21 @@ update_waiting(WorkerName *name)
 	name->waiting = waiting;
 }
 
-/* The shared key is free already.  May be the end of the name. */
+/*
+ * The shared key is free already.  May be the end of the name.
+ *
+ * Its serial is used again if it never left us, or if etcd has confirmed the
+ * end of this very key: requests that may yet be carried out late must not
+ * find another one under the same name (rule 15).
+ */
 void
 name_free_key(WorkerKey *key)
 {
 	requests_forget_key(key);
 	forget_ahead(key);
-	number_entry(key->number, HASH_REMOVE);
+	(void) serial_entry(key->serial, HASH_REMOVE);
+	if (key->deleted || !key->sent)
+		give_serial(key->serial);
 	pfree(key->etcd_key);
 	key->etcd_key = NULL;
 	key->number = 0;
@@ -258,6 +294,13 @@ names_count_keys(void)
  * ----------------------------------------------------------------
  */
 
+/* Were others seen in the name's queue lately? */
+static bool
+crowded(const WorkerName *name, int64 now)
+{
+	return crowded_until[name->entry->hashcode % CROWDS] > now;
+}
+
 /*
  * A key is taken up: from here on only the worker frees it, or a condemned one
  * is deleted first.  A key in a state that we know nothing of was left by a
@@ -278,6 +321,7 @@ take_key(WorkerName *name, int slot)
 
 		case KEY_WANTED:
 			shared->state = KEY_SENT;
+			shared->serial = take_serial();
 			shared->epoch = deadline_epoch(&lock_shared->deadline);
 			key = make_key(name, slot);
 			requests_key(key, shared->is_try ? PHASE_TRY : PHASE_PUT);
@@ -305,6 +349,8 @@ take_key(WorkerName *name, int slot)
 			{
 				if (key->phase != PHASE_DELETE)
 					requests_key(key, PHASE_DELETE);
+				if (shared->releaser < 0 && !crowded(name, clock_now()))
+					key->linger_until = clock_now() + LINGER;
 			}
 			else
 			{
@@ -329,7 +375,7 @@ take_key(WorkerName *name, int slot)
 			{
 				key = make_key(name, slot);
 				key->sent = true;
-				number_entry(key->number, HASH_FIND)->held_since = clock_now();
+				key->held_since = clock_now();
 				requests_range(name);
 			}
 			if (shared->checks_asked > shared->checks_done)
@@ -418,6 +464,40 @@ name_has_key(const QueueView *view, const WorkerKey *key)
 	return find_own(view, key) != NULL;
 }
 
+/* The number behind the last dash of a key's name; 0: not one of ours. */
+static uint64
+serial_of(const char *key, size_t len)
+{
+	size_t		i = len;
+
+	while (i > 0 && key[i - 1] >= '0' && key[i - 1] <= '9')
+		i--;
+	if (i == 0 || i == len || key[i - 1] != '-')
+		return 0;
+	return strtou64(key + i, NULL, 10);
+}
+
+static WorkerKey *
+find_key(const char *etcd_key, size_t len)
+{
+	uint64		serial = serial_of(etcd_key, len);
+	SerialEntry *entry = serial == 0 ? NULL : serial_entry(serial, HASH_FIND);
+
+	if (entry == NULL || strlen(entry->key->etcd_key) != len ||
+		memcmp(entry->key->etcd_key, etcd_key, len) != 0)
+		return NULL;
+	return entry->key;
+}
+
+/* Is it a key that we have, or are about to put or delete? */
+bool
+names_know_key(const char *etcd_key, size_t len)
+{
+	WorkerKey  *key = find_key(etcd_key, len);
+
+	return key != NULL && !key->freed;
+}
+
 /*
  * May a new key of the name be expected to be the first in its queue?  Not when
  * there are others of our own, nor when others were seen lately.
@@ -429,7 +509,7 @@ name_queue_is_empty(const WorkerName *name, int64 now)
 
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 		n += name->keys[i].number != 0;
-	return n == 1 && crowded_until[name->entry->hashcode % CROWDS] <= now;
+	return n == 1 && !crowded(name, now);
 }
 
 void
@@ -448,7 +528,7 @@ grant_key(WorkerKey *key)
 		!deadline_valid(&lock_shared->deadline, shared->epoch))
 		return;
 	lock_key_grant(key->name->entry, shared);
-	number_entry(key->number, HASH_FIND)->held_since = clock_now();
+	key->held_since = clock_now();
 	key->waiting = false;
 	forget_ahead(key);
 }
@@ -541,6 +621,7 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 	}
 	else
 	{
+		key->create_revision = own->create_revision;
 		lock_key_queue(name->entry, shared, own->create_revision);
 		judge_queued(key, &view,
 					 watch_covers(name->watch, revision) &&
@@ -563,21 +644,11 @@ delete_ghosts(WorkerName *name, const QueueView *view)
 	for (int i = 0; i < view->nkeys; i++)
 	{
 		const QueueKey *found = &view->keys[i];
-		bool		known = false;
 
 		if (!queue_key_is_own(view, found->key, found->key_len))
 			continue;
-		for (int j = 0; j < LOCK_KEYS_PER_NAME; j++)
-		{
-			WorkerKey  *key = &name->keys[j];
-
-			if (key->number != 0 && !key->freed &&
-				strlen(key->etcd_key) == found->key_len &&
-				memcmp(key->etcd_key, found->key, found->key_len) == 0)
-				known = true;
-		}
-		if (!known)
-			requests_delete_stray(found->key, found->key_len);
+		if (!names_know_key(found->key, found->key_len))
+			requests_stray(found->key, found->key_len, found->create_revision);
 	}
 }
 
@@ -813,19 +884,6 @@ watch_name(WorkerName *name)
  * ----------------------------------------------------------------
  */
 
-/* The number behind the last dash of a key's name; 0: not one of ours. */
-static uint64
-number_of(const char *key, size_t len)
-{
-	size_t		i = len;
-
-	while (i > 0 && key[i - 1] >= '0' && key[i - 1] <= '9')
-		i--;
-	if (i == 0 || i == len || key[i - 1] != '-')
-		return 0;
-	return strtou64(key + i, NULL, 10);
-}
-
 /*
  * Etcd's list of the keys on our lease, asked for at listed_at.  One that we
  * do not know is deleted.  One that was held already when we asked and is
@@ -837,32 +895,33 @@ names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
 				   const char *sentinel_key)
 {
 	HASH_SEQ_STATUS status;
-	NumberEntry *entry;
+	SerialEntry *entry;
 
 	for (int i = 0; i < listed->nkeys; i++)
 	{
 		const EtcdKeyValue *kv = &listed->keys[i];
-		uint64		number;
+		WorkerKey  *key;
 
 		if (strcmp(kv->key, sentinel_key) == 0)
 			continue;
-		number = number_of(kv->key, kv->key_len);
-		entry = number == 0 ? NULL : number_entry(number, HASH_FIND);
-		if (entry == NULL || strcmp(entry->key->etcd_key, kv->key) != 0)
-			requests_delete_stray(kv->key, kv->key_len);
+		key = find_key(kv->key, kv->key_len);
+		if (key == NULL)
+			requests_stray(kv->key, kv->key_len, 0);
 		else
-			entry->listed = true;
+			key->listed = true;
 	}
 
-	if (keys_by_number == NULL)
+	if (keys_by_serial == NULL)
 		return;
-	hash_seq_init(&status, keys_by_number);
+	hash_seq_init(&status, keys_by_serial);
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
-		if (entry->held_since != 0 && entry->held_since < listed_at &&
-			!entry->listed && entry->key->name->entry != NULL)
-			requests_range(entry->key->name);
-		entry->listed = false;
+		WorkerKey  *key = entry->key;
+
+		if (key->held_since != 0 && key->held_since < listed_at &&
+			!key->listed && key->name->entry != NULL)
+			requests_range(key->name);
+		key->listed = false;
 	}
 }
 

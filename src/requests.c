@@ -15,7 +15,6 @@
  */
 #include "batch.h"
 
-#include "nodes/pg_list.h"
 #include "stats.h"
 #include "utils/memutils.h"
 
@@ -34,8 +33,8 @@ static dlist_head new_keys = DLIST_STATIC_INIT(new_keys);
 static dlist_head tries = DLIST_STATIC_INIT(tries);
 static dlist_head looks = DLIST_STATIC_INIT(looks);
 static dlist_head ranges = DLIST_STATIC_INIT(ranges);
-static List *strays = NIL;		/* of char * */
-static int64 strays_not_before = 0;
+static dlist_head strays = DLIST_STATIC_INIT(strays);
+static int	nstrays = 0;
 
 /* Lowered when a server says that it allows less. */
 int			requests_max_ops = MAX_OPS;
@@ -119,29 +118,72 @@ requests_forget_name(WorkerName *name)
 	name->range_again = false;
 }
 
+/* Delete a key that nobody knows.  create_revision may be 0: not known. */
 void
-requests_delete_stray(const char *key, size_t key_len)
+requests_stray(const char *key, size_t key_len, int64 create_revision)
 {
-	MemoryContext old;
-	ListCell   *cell;
+	Stray	   *stray;
+	dlist_iter	iter;
 
-	foreach(cell, strays)
+	dlist_foreach(iter, &strays)
 	{
-		if (strlen(lfirst(cell)) == key_len &&
-			memcmp(lfirst(cell), key, key_len) == 0)
+		stray = dlist_container(Stray, link, iter.cur);
+		if (stray->key_len == key_len && memcmp(stray->key, key, key_len) == 0)
 			return;
 	}
-	if (list_length(strays) >= MAX_STRAYS)
+	if (nstrays >= MAX_STRAYS)
 		return;					/* they are found again */
-	old = MemoryContextSwitchTo(TopMemoryContext);
-	strays = lappend(strays, pnstrdup(key, key_len));
-	MemoryContextSwitchTo(old);
+	stray = MemoryContextAllocZero(TopMemoryContext,
+								   offsetof(Stray, key) + key_len + 1);
+	memcpy(stray->key, key, key_len);
+	stray->key_len = key_len;
+	stray->create_revision = create_revision;
+	dlist_push_tail(&strays, &stray->link);
+	nstrays++;
+}
+
+void
+requests_forget_stray(Stray *stray)
+{
+	dlist_delete(&stray->link);
+	nstrays--;
+	pfree(stray);
+}
+
+void
+requests_stray_later(Stray *stray)
+{
+	stray->under_way = false;
+	stray->retry_at = clock_now() + STRAY_PAUSE;
 }
 
 static bool
 is_ready(const WorkerKey *key, int64 now)
 {
 	return key->retry_at <= now;
+}
+
+/* Is there anything to write that is not to wait for company? */
+static bool
+in_a_hurry(int64 now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &deletes)
+	{
+		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
+
+		if (is_ready(key, now) && key->linger_until <= now)
+			return true;
+	}
+	if (!lease_alive() || worker_stopping)
+		return false;
+	dlist_foreach(iter, &new_keys)
+	{
+		if (is_ready(dlist_container(WorkerKey, queue_link, iter.cur), now))
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -158,7 +200,7 @@ take_deletes(Building *b, int64 now)
 
 		if (!is_ready(key, now))
 			continue;
-		if (!batch_has_room(b, 0, 1, 0))
+		if (!batch_has_room(b, 1, 1, 0))
 			break;
 		if (key->alone && b->batch->nitems > 0)
 			continue;
@@ -207,14 +249,19 @@ take_puts(Building *b, int64 now)
 }
 
 static void
-take_strays(Building *b, int64 now)
+take_stray_looks(Building *b, int64 now)
 {
-	if (now < strays_not_before)
-		return;
-	while (strays != NIL && batch_has_room(b, 0, 1, 1))
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &strays)
 	{
-		batch_add_stray(b, linitial(strays));
-		strays = list_delete_first(strays);
+		Stray	   *stray = dlist_container(Stray, link, iter.cur);
+
+		if (stray->under_way || stray->create_revision != 0 ||
+			stray->retry_at > now || !batch_has_room(b, 0, 1, 0))
+			continue;
+		stray->under_way = true;
+		batch_add_stray_look(b, stray);
 	}
 }
 
@@ -265,12 +312,6 @@ requests_batch_ended(const Batch *batch)
 		writes--;
 }
 
-void
-requests_strays_refused(void)
-{
-	strays_not_before = clock_now() + STRAY_PAUSE;
-}
-
 /* False: there was nothing to send, or it could not be sent. */
 static bool
 finish_building(Building *b)
@@ -305,16 +346,40 @@ finish_building(Building *b)
 static bool
 send_writes(int64 now)
 {
-	Building   *b = batch_start(false);
+	Building   *b;
 
+	if (!in_a_hurry(now))
+		return false;
+	b = batch_start(false);
 	take_deletes(b, now);
 	if (b->batch->nitems == 0 || !b->batch->items[0].key->alone)
 	{
-		take_strays(b, now);
 		if (lease_alive() && !worker_stopping)
 			take_puts(b, now);
 	}
 	return finish_building(b);
+}
+
+/* Likely to find that the key is gone, so it goes alone. */
+static bool
+send_stray(int64 now)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &strays)
+	{
+		Stray	   *stray = dlist_container(Stray, link, iter.cur);
+		Building   *b;
+
+		if (stray->under_way || stray->create_revision == 0 ||
+			stray->retry_at > now)
+			continue;
+		stray->under_way = true;
+		b = batch_start(false);
+		batch_add_stray(b, stray);
+		return finish_building(b);
+	}
+	return false;
 }
 
 /* A try's compare may fail, which must fail nobody else: it goes alone. */
@@ -346,6 +411,7 @@ send_reads(int64 now)
 	Building   *b = batch_start(true);
 
 	take_looks(b, now);
+	take_stray_looks(b, now);
 	return finish_building(b);
 }
 
@@ -367,7 +433,7 @@ requests_send(void)
 			sent = try_next ? send_writes(now) : send_try(now);
 		else
 			try_next = !try_next;
-		if (!sent)
+		if (!sent && !send_stray(now))
 			break;
 	}
 	while (reads < MAX_READS && send_reads(now))
@@ -384,7 +450,7 @@ earliest_retry(dlist_head *queue, int64 next)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
 
-		next = Min(next, key->retry_at);
+		next = Min(next, Max(key->retry_at, key->linger_until));
 	}
 	return next;
 }
@@ -402,8 +468,13 @@ requests_next_time(void)
 	if (writes < MAX_WRITES)
 	{
 		next = earliest_retry(&deletes, next);
-		if (strays != NIL)
-			next = Min(next, strays_not_before);
+		dlist_foreach(iter, &strays)
+		{
+			const Stray *stray = dlist_container(Stray, link, iter.cur);
+
+			if (!stray->under_way && stray->create_revision != 0)
+				next = Min(next, stray->retry_at);
+		}
 		if (lease_alive() && !worker_stopping)
 		{
 			next = earliest_retry(&new_keys, next);
@@ -413,6 +484,13 @@ requests_next_time(void)
 	if (reads < MAX_READS)
 	{
 		next = earliest_retry(&looks, next);
+		dlist_foreach(iter, &strays)
+		{
+			const Stray *stray = dlist_container(Stray, link, iter.cur);
+
+			if (!stray->under_way && stray->create_revision == 0)
+				next = Min(next, stray->retry_at);
+		}
 		dlist_foreach(iter, &ranges)
 			next = Min(next, dlist_container(WorkerName, range_link, iter.cur)->range_retry_at);
 	}

@@ -54,8 +54,13 @@ typedef struct WorkerKey
 {
 	WorkerName *name;
 	uint64		number;			/* 0: not in use */
+	uint64		serial;			/* see LockKey */
 	LockMode	mode;
 	char	   *etcd_key;
+	int64		create_revision;	/* 0: not known */
+	bool		deleted;		/* surely: its serial may be used again */
+	int64		held_since;		/* clock_now(); 0: not held */
+	bool		listed;			/* in etcd's list of keys on the lease */
 	KeyPhase	phase;
 	bool		sent;			/* was ever part of a request */
 	bool		in_flight;		/* is part of one now */
@@ -65,6 +70,7 @@ typedef struct WorkerKey
 	bool		queued;			/* in a queue of requests.c */
 	dlist_node	queue_link;
 	int64		retry_at;		/* clock_now(): not before */
+	int64		linger_until;	/* DELETE: nor before this, if alone */
 
 	/* PHASE_TRY */
 	bool		looked;			/* first step done: nobody in the way at */
@@ -131,6 +137,7 @@ extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 					   int64 revision, const LockChecks *checks);
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
+extern bool names_know_key(const char *etcd_key, size_t len);
 extern bool name_queue_is_empty(const WorkerName *name, int64 now);
 extern void name_queue_not_empty(const WorkerName *name);
 extern void name_free_key(WorkerKey *key);
@@ -145,7 +152,8 @@ extern void requests_key(WorkerKey *key, KeyPhase phase);
 extern void requests_range(WorkerName *name);
 extern void requests_forget_key(WorkerKey *key);
 extern void requests_forget_name(WorkerName *name);
-extern void requests_delete_stray(const char *key, size_t key_len);
+extern void requests_stray(const char *key, size_t key_len,
+						   int64 create_revision);
 extern void requests_send(void);
 extern int64 requests_next_time(void);
 

@@ -34,7 +34,7 @@ my $unlock = "SELECT etcd_unlock('/name')";
 # Requests, by what is in them.
 my $txn = '^/v3/kv/txn$';
 my %put = (path => $txn, body => 'request_?put');
-my %delete = (path => '/v3/kv/deleterange');	# one alone goes without a Txn
+my %delete = (path => $txn, body => 'request_?delete_?range');
 
 my $token = 0;
 
