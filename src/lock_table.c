@@ -600,7 +600,7 @@ lock_table_check_done(LockHold *hold, uint64 check)
  */
 
 bool
-lock_table_holder(const char *key, uint64 number, LockHolder *holder)
+lock_table_holder(const char *key, int64 create_revision, LockHolder *holder)
 {
 	char		name[ETCD_LOCK_MAX_KEY + 1];
 	uint32		hashcode;
@@ -609,15 +609,19 @@ lock_table_holder(const char *key, uint64 number, LockHolder *holder)
 	int			slot = -1;
 
 	memset(holder, 0, sizeof(LockHolder));
-	if (number == 0 || strlcpy(name, key, sizeof(name)) >= sizeof(name))
+	if (strlcpy(name, key, sizeof(name)) >= sizeof(name))
 		return false;
 	hashcode = string_hash(name, sizeof(name));
 	lock = partition_lock(hashcode);
 
 	LWLockAcquire(lock, LW_SHARED);
 	entry = hash_search_with_hash_value(entries, name, hashcode, HASH_FIND, NULL);
-	if (entry != NULL)
-		slot = lock_entry_slot(entry, number);
+	for (int i = 0; entry != NULL && i < LOCK_KEYS_PER_NAME; i++)
+	{
+		if (entry->keys[i].state != KEY_FREE &&
+			entry->keys[i].create_revision == create_revision)
+			slot = i;
+	}
 	if (slot >= 0)
 	{
 		LockKey    *found = &entry->keys[slot];

@@ -344,8 +344,8 @@ typedef struct LockHolder
 	char		application[LOCK_PROC_TEXT];
 } LockHolder;
 
-/* False: this server has no such key. */
-extern bool lock_table_holder(const char *key, uint64 number,
+/* False: this server has no key of this name with this create_revision. */
+extern bool lock_table_holder(const char *name, int64 create_revision,
 							  LockHolder *holder);
 
 /* All partitions, in shared mode, for views. */

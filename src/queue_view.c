@@ -184,7 +184,7 @@ ask_own_table(const SeenKey *seen, EtcdHolder *holder)
 
 	if (!seen->page.parts.is_server ||
 		seen->page.parts.lease != pg_atomic_read_u64(&lock_shared->lease) ||
-		!lock_table_holder(name, seen->page.parts.number, &own))
+		!lock_table_holder(name, seen->page.create_revision, &own))
 		return;
 	holder->has_session = own.somebody;
 	holder->has_pid = own.somebody;
