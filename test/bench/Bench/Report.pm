@@ -1,0 +1,246 @@
+#-------------------------------------------------------------------------
+# Bench::Report - the results as Markdown
+#-------------------------------------------------------------------------
+package Bench::Report;
+
+use strict;
+use warnings;
+
+use Bench::Chart;
+use Bench::Numbers qw(written);
+use Bench::Targets;
+
+my @groups = (
+	[ floor => 'Floors' ],
+	[ one => 'One client, one lock that nobody else wants: lock and unlock' ],
+	[ many => 'Many clients, a lock each: lock and unlock' ],
+	[ same => 'Many clients, one lock' ],
+	[ between => 'Between servers' ],
+	[ transaction => 'A transaction that writes one row' ],
+	[ cost => 'At rest, and with many names and waiters' ]);
+
+my @cost_of_each = (
+	[ 'requests', 'requests to etcd' ],
+	[ 'proposals', 'raft proposals' ],
+	[ 'session_us', 'CPU of sessions, µs' ],
+	[ 'worker_us', 'of workers' ],
+	[ 'etcd_us', 'of etcd' ]);
+my @load = ([ 'rate', 'per second' ], [ 'pair', 'median, ms' ], [ 'pair.p99', 'p99' ], @cost_of_each);
+
+# Columns of each group: value and heading.  Several values: the first that the
+# row has.
+my %columns = (
+	floor => [
+		[ 'put range statement fdatasync switch', 'median, ms' ],
+		[ 'put.p99 range.p99 statement.p99 fdatasync.p99 switch.p99', 'p99' ],
+		[ 'rate', 'per second' ],
+		[ 'etcd_us', 'CPU of etcd, µs' ]
+	],
+	one => [
+		[ 'lock', 'lock, ms' ],
+		[ 'unlock', 'unlock' ],
+		[ 'pair', 'both' ],
+		[ 'pair.p99', 'p99' ],
+		@cost_of_each
+	],
+	many => \@load,
+	same => \@load,
+	between => [
+		[ 'granted statement', 'median, ms' ],
+		[ 'granted.p99 statement.p99', 'p99' ],
+		[ 'released', 'release returns, ms' ],
+		@cost_of_each
+	],
+	transaction => \@load,
+	cost => [
+		[ 'wakes', 'wake-ups of the worker per second' ],
+		[ 'worker_percent', 'its CPU, %' ],
+		[ 'etcd_percent', 'etcd\'s, %' ],
+		[ 'requests_per_second', 'requests to etcd per second' ],
+		[ 'requests_per_keepalive', 'for each keepalive' ],
+		[ 'lock_ms', 'to get each lock, ms' ],
+		[ 'release_all_ms', 'to release all, ms' ],
+		[ 'all_served_ms', 'until all waiters have had it, ms' ]
+	]);
+
+=pod
+
+=over
+
+=item Bench::Report::write($results, $dir)
+
+benchmark.md and benchmark.svg.
+
+=cut
+
+sub write
+{
+	my ($results, $dir) = @_;
+	save("$dir/benchmark.md", report($results));
+	save("$dir/benchmark.svg", Bench::Chart::svg($results));
+	return;
+}
+
+sub save
+{
+	my ($file, $text) = @_;
+	open my $to, '>', $file or die "$file: $!\n";
+	print $to $text;
+	close $to or die "$file: $!\n";
+	return;
+}
+
+sub report
+{
+	my ($results) = @_;
+	return join "\n", "# Benchmark\n", about($results), "![Chart](benchmark.svg)\n",
+	  "## Beside others\n", summary($results),
+	  "## Targets\n", targets($results),
+	  (map { group($results, @$_) } @groups), others($results);
+}
+
+sub about
+{
+	my ($results) = @_;
+	my $machine = $results->about('machine');
+	my $quick = $results->about('quick')
+	  ? "\nA quick run: with fewer names and waiters than the titles say.\n"
+	  : '';
+	return sprintf(<<'END', @$machine{qw(date cpu os filesystem versions)}, $results->about('rounds'), $results->about('seconds')) . $quick;
+Made by [test/bench/run](../test/bench/README.md), %s, on %s; %s; %s.
+Everything runs on this one machine: %s. etcd has one member and syncs to disk,
+PostgreSQL has `fsync` on. All rows are measured by turns, %s times for %s s each: a
+value is the median of the rounds, and a latency that of their medians, as the
+client sees it.
+END
+}
+
+sub table
+{
+	my ($headings, @rows) = @_;
+	return join '', map { '| ' . join(' | ', @$_) . " |\n" } $headings,
+	  [ '---', map { '---:' } 2 .. @$headings ], @rows;
+}
+
+# The value of the first of the names that the row has.
+sub cell
+{
+	my ($results, $id, $names) = @_;
+	foreach my $name (split ' ', $names)
+	{
+		my $value = $results->value($id, $name);
+		return written($value) if defined $value;
+	}
+	return '';
+}
+
+sub group
+{
+	my ($results, $group, $title) = @_;
+	my @rows = grep { $_->{id} !~ /^(memory|views)$/ } $results->rows($group) or return;
+
+	# Columns that nobody has anything in are left out.
+	my @columns = grep {
+		my $names = $_->[0];
+		grep { cell($results, $_->{id}, $names) ne '' } @rows
+	} @{ $columns{$group} };
+	return "## $title\n",
+	  table(
+		[ '', map { $_->[1] } @columns ],
+		map {
+			my $row = $_;
+			my $remark = $row->{skipped} ? "not measured: $row->{skipped}" : $row->{failed} ? 'failed' : '';
+			[
+				$remark ? "$row->{title} ($remark)" : $row->{title},
+				map { cell($results, $row->{id}, $_->[0]) } @columns
+			]
+		} @rows);
+}
+
+# What fits into no table.
+sub others
+{
+	my ($results) = @_;
+	my @lines;
+	push @lines,
+	  sprintf 'Shared memory: %s bytes for each name of `etcd_lock.max_names`.', cell($results, 'memory', 'bytes')
+	  if defined $results->value('memory', 'bytes');
+	push @lines,
+	  sprintf '64 sessions with a lock each make %s pairs/s, and %s while the views are read 10 times a second.',
+	  cell($results, 'views', 'without'), cell($results, 'views', 'rate')
+	  if defined $results->value('views', 'rate');
+	return map { "$_\n" } @lines;
+}
+
+=item Bench::Report::targets($results)
+
+The table of targets.
+
+=cut
+
+sub targets
+{
+	my ($results) = @_;
+	return table(
+		[ 'work', 'measured', 'beside', 'ratio', 'target', 'met' ],
+		map {
+			my $of = $_;
+			my $sign = $of->{sense} eq '<=' ? '≤' : '≥';
+			my $other = defined $of->{against} ? written($of->{against}) . ' (' . title($results, $of->{other}) . ')' : '';
+			[
+				$of->{work}, written($of->{measured}), $other, written($of->{ratio}),
+				"$sign $of->{factor}" . (defined $of->{against} ? ' ×' : ''), $of->{met} ? 'yes' : '**no**'
+			]
+		} Bench::Targets::judged($results));
+}
+
+sub title
+{
+	my ($results, $what) = @_;
+	my ($id) = split ' ', $what;
+	my %short = (
+		put => 'raw put', range => 'raw range', waiters_1 => '1 waiter',
+		advisory_same_8 => '`pg_advisory_lock`', advisory_same_64 => '`pg_advisory_lock`');
+	return $short{$id} // ($id =~ /^go/ ? 'Go' : $results->row($id)->{title});
+}
+
+=item Bench::Report::summary($results)
+
+A small table for the README: who does what how fast.
+
+=cut
+
+my @who = (
+	[ '`etcd_lock`', 'ours_one', 'ours_64', 'same_8', 'same_64', 'handover' ],
+	[ 'the same, `synchronous_release` off', 'ours_one_off', 'ours_64_off', '', '', 'handover_off' ],
+	[ 'Go `concurrency.Mutex`', 'go_one', 'go_64', 'go_same_8', 'go_same_64', 'go_handover' ],
+	[ 'v3lock, JSON gateway', 'v3lock_one', 'v3lock_64', '', '', '' ],
+	[ 'python3-etcd3', 'python_one', '', '', '', '' ],
+	[ 'node\'s etcd3', 'node_one', '', '', '', '' ],
+	[ '`etcdctl lock`', 'etcdctl_one', '', '', '', '' ],
+	[ '`pg_advisory_lock`, one server', 'advisory_one', 'advisory_64', 'advisory_same_8', 'advisory_same_64', '' ]);
+
+sub summary
+{
+	my ($results) = @_;
+	my @names = qw(pair rate rate rate granted);
+	return table(
+		[
+			'',
+			'lock and unlock, one client, ms',
+			'64 clients, a lock each, pairs/s',
+			'8 clients, one lock, pairs/s',
+			'64 clients, one lock, pairs/s',
+			'handover between servers, ms'
+		],
+		map {
+			my ($who, @ids) = @$_;
+			[ $who, map { $ids[$_] ? cell($results, $ids[$_], $names[$_]) : '' } 0 .. $#names ]
+		} @who);
+}
+
+=back
+
+=cut
+
+1;

@@ -1,0 +1,69 @@
+#-------------------------------------------------------------------------
+# Bench::Rows::Floors - what there is no getting below
+#-------------------------------------------------------------------------
+package Bench::Rows::Floors;
+
+use strict;
+use warnings;
+
+sub rows
+{
+	return (
+		{
+			id => 'put',
+			group => 'floor',
+			title => 'raw put through the gateway, one kept connection',
+			run => sub { gateway('put', 1, @_) },
+		},
+		{
+			id => 'put_64',
+			group => 'floor',
+			title => 'the same, 64 connections',
+			run => sub { gateway('put', 64, @_) },
+		},
+		{
+			id => 'range',
+			group => 'floor',
+			title => 'linearizable range through the gateway',
+			run => sub { gateway('range', 1, @_) },
+		},
+		{
+			id => 'select',
+			group => 'floor',
+			title => '`SELECT 1` by pgbench',
+			run => sub {
+				my ($rig, $seconds) = @_;
+				my $run = $rig->pgbench(script => 'SELECT 1;', seconds => $seconds);
+				return { samples => { statement => $run->{latencies} }, rate => $run->{tps} };
+			},
+		},
+		{
+			id => 'fdatasync',
+			group => 'floor',
+			title => 'fdatasync of a block, in etcd\'s file system',
+			run => sub {
+				my ($rig, $seconds) = @_;
+				return $rig->program('floor', 'fdatasync', "$rig->{dir}/synced", $seconds);
+			},
+		},
+		{
+			id => 'switch',
+			group => 'floor',
+			title => 'to another process and back: two context switches',
+			run => sub {
+				my ($rig, $seconds) = @_;
+				return $rig->program('floor', 'switch', $seconds);
+			},
+		});
+}
+
+sub gateway
+{
+	my ($what, $clients, $rig, $seconds) = @_;
+	my $run = $rig->accounted('count',
+		sub { $rig->program('gateway', $what, $rig->endpoint, $seconds, $clients) });
+	$run->{rate} = $run->{count} / $run->{seconds};
+	return $run;
+}
+
+1;
