@@ -287,10 +287,23 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 CREATE VIEW etcd_locks AS SELECT * FROM etcd_locks();
 
 CREATE FUNCTION etcd_lock_status(
-	OUT state text, OUT endpoint text, OUT lease text, OUT ttl_left interval,
-	OUT worker_pid integer, OUT last_error text, OUT last_error_at timestamptz)
+	OUT state text, OUT endpoint text, OUT server_version text,
+	OUT lease text, OUT ttl_left interval, OUT keys_held bigint,
+	OUT waiting bigint, OUT watches integer, OUT db_size bigint,
+	OUT alarms text[], OUT last_error text, OUT last_error_at timestamptz,
+	OUT worker_pid integer)
 RETURNS record
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_status'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- Every endpoint of etcd's, as it was last seen.
+CREATE FUNCTION etcd_lock_endpoints(
+	OUT endpoint text, OUT in_use boolean, OUT healthy boolean,
+	OUT checked_at timestamptz, OUT response_ms double precision,
+	OUT server_version text, OUT db_size bigint, OUT is_leader boolean,
+	OUT error text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'etcd_lock_sql_endpoints'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 -- Counters since the server's start, or since they were reset.
@@ -516,6 +529,7 @@ $$;
 
 GRANT EXECUTE ON FUNCTION etcd_locks() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_status() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION etcd_lock_endpoints() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_stats() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_stats_histogram() TO pg_monitor;
 GRANT EXECUTE ON FUNCTION etcd_lock_queue() TO pg_monitor;

@@ -12,6 +12,8 @@
  */
 #include "batch.h"
 
+#include "health.h"
+
 #define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 #define REFUSED_PAUSE		INT64CONST(1000000)
 
@@ -457,6 +459,8 @@ batch_done(void *arg, const EtcdAnswer *answer)
 			case ETCD_OUT_OF_RANGE:
 			case ETCD_UNAUTHENTICATED:
 				outcome = OUTCOME_REFUSED;
+				if (error.code == ETCD_RESOURCE_EXHAUSTED)
+					health_no_space();
 				if (strstr(error.message, "too many operations") != NULL &&
 					requests_max_ops > 4)
 				{

@@ -216,6 +216,7 @@ typedef struct EtcdStatusResult
 	char		version[32];
 	int64_t		db_size;		/* bytes */
 	int64_t		db_size_in_use;
+	int64_t		db_quota;		/* 0: not told (before 3.6) */
 	uint64_t	leader;			/* 0: none known */
 	int			nerrors;		/* alarms and the like, as etcd words them */
 	char	  **errors;

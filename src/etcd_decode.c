@@ -331,6 +331,7 @@ decode_status_fields(const cJSON *message, EtcdStatusResult *result, EtcdError *
 		!etcd_json_string(message, "version", &version, err) ||
 		!etcd_json_int64(message, "dbSize", &result->db_size, err) ||
 		!etcd_json_int64(message, "dbSizeInUse", &result->db_size_in_use, err) ||
+		!etcd_json_int64(message, "dbSizeQuota", &result->db_quota, err) ||
 		!etcd_json_uint64(message, "leader", &result->leader, err))
 		return false;
 	etcd_json_printable(result->version, sizeof(result->version),

@@ -11,6 +11,7 @@
 #include "etcd_lock.h"
 
 #include "break.h"
+#include "health.h"
 #include "lock_session.h"
 #include "loss.h"
 #include "miscadmin.h"
@@ -267,7 +268,7 @@ shmem_request(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(add_size(lock_table_shmem_size(), break_shmem_size()));
-	RequestAddinShmemSpace(stats_shmem_size());
+	RequestAddinShmemSpace(add_size(stats_shmem_size(), health_shmem_size()));
 	RequestAddinShmemSpace(queue_pages_shmem_size());
 	lock_table_request_locks();
 	queue_pages_request_locks();
@@ -284,6 +285,7 @@ shmem_startup(void)
 	break_shmem_init();
 	stats_shmem_init();
 	queue_pages_shmem_init();
+	health_shmem_init();
 }
 
 static uint32

@@ -29,6 +29,7 @@
  */
 #include "worker.h"
 
+#include "health.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
 #include "stats.h"
@@ -252,22 +253,45 @@ has_answer(void *arg, const EtcdAnswer *answer)
 	return answer->delivered;
 }
 
+/*
+ * Has this been logged within the last minute?  Several messages are remembered,
+ * as several endpoints may give different ones in turn.
+ */
+static bool
+was_said(const char *message)
+{
+	static struct
+	{
+		char		message[ETCD_MESSAGE_SIZE];
+		int64		at;
+	}			said[8];
+	int64		now = clock_now();
+	int			oldest = 0;
+
+	for (int i = 0; i < lengthof(said); i++)
+	{
+		if (said[i].at != 0 && now - said[i].at < REPEAT_LOG &&
+			strcmp(said[i].message, message) == 0)
+			return true;
+		if (said[i].at < said[oldest].at)
+			oldest = i;
+	}
+	strlcpy(said[oldest].message, message, sizeof(said[oldest].message));
+	said[oldest].at = now;
+	return false;
+}
+
 /* Etcd has refused something: say so, but not again and again. */
 static void
 report(const char *what, const EtcdError *error)
 {
-	static char last[ETCD_MESSAGE_SIZE];
-	static int64 last_at = 0;
-
-	if (strcmp(last, error->message) != 0 || clock_now() - last_at > REPEAT_LOG)
-	{
-		strlcpy(last, error->message, sizeof(last));
-		last_at = clock_now();
+	if (!was_said(error->message))
 		ereport(LOG,
 				(errcode(ERRCODE_CONNECTION_EXCEPTION),
 				 errmsg("etcd_lock: could not %s: %s", what, error->message)));
-	}
 	link_note_error(error->message);
+	if (error->code == ETCD_RESOURCE_EXHAUSTED)
+		health_no_space();
 	if (error->code == ETCD_BAD_ANSWER)
 		link_bad_answer(error->message);
 
@@ -379,6 +403,7 @@ sentinel_done(void *arg, const EtcdAnswer *answer)
 		pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
 		state = LEASE_ALIVE;
 		next_time = sent.boottime + keepalive_interval();
+		link_proven();
 		ereport(LOG,
 				(errmsg("etcd_lock: lease %s granted for %d s",
 						lease_hex(), (int) (ttl / 1000000))));
@@ -519,6 +544,7 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 	{
 		stats_lease_renewed(deadline_left(&lock_shared->deadline));
 		deadline_extend(&lock_shared->deadline, sent, ttl - margin());
+		link_proven();
 		list_keys();
 	}
 	etcd_range_result_free(&result);

@@ -17,6 +17,7 @@
 #include "worker.h"
 
 #include "auth.h"
+#include "health.h"
 #include "stats.h"
 #include "tls.h"
 #include "utils/builtins.h"
@@ -37,7 +38,7 @@ static int64 backoff = 0;
 static int64 not_before = 0;	/* clock_now() */
 static bool up = false;
 static bool said_down = false;
-static bool said_old = false;
+static bool said_up = false;
 
 static uint64 answering = 0;	/* generation of the request whose answer is
 								 * being looked at */
@@ -114,6 +115,7 @@ read_setting(void)
 	list_free(names);
 	pfree(copy);
 	MemoryContextSwitchTo(old);
+	health_set_endpoints(endpoints, nendpoints);
 }
 
 /*
@@ -205,57 +207,6 @@ link_next_time(void)
 	return auth_ready() ? not_before : PG_INT64_MAX;
 }
 
-/*
- * Releases before 3.4.31 and 3.5.13 can revoke leases that are alive
- * (etcd issue 15247).
- */
-static bool
-revokes_live_leases(const char *version)
-{
-	int			major;
-	int			minor;
-	int			patch;
-
-	if (sscanf(version, "%d.%d.%d", &major, &minor, &patch) != 3 || major != 3)
-		return false;
-	return minor < 4 || (minor == 4 && patch < 31) || (minor == 5 && patch < 13);
-}
-
-static void
-version_done(void *arg, const EtcdAnswer *answer)
-{
-	EtcdStatusResult result;
-	EtcdError	error;
-
-	if (!answer->delivered ||
-		!etcd_decode_status(answer->body, answer->len, answer->http_status,
-							&result, &error))
-		return;
-	LWLockAcquire(lock_shared->status_lock, LW_EXCLUSIVE);
-	strlcpy(lock_shared->status.server_version, result.version,
-			sizeof(lock_shared->status.server_version));
-	LWLockRelease(lock_shared->status_lock);
-	if (!said_old && revokes_live_leases(result.version))
-	{
-		said_old = true;
-		ereport(WARNING,
-				(errmsg("etcd_lock: etcd %s can revoke leases that are alive",
-						result.version),
-				 errdetail("Sessions that lose a lock by that are told."),
-				 errhint("Upgrade to etcd 3.4.31, 3.5.13 or later.")));
-	}
-	etcd_status_result_free(&result);
-}
-
-static void
-ask_version(void)
-{
-	static const EtcdCallbacks callbacks = {NULL, version_done};
-
-	(void) link_call(ETCD_PATH_STATUS, etcd_encode_empty(),
-					 etcd_lock_request_timeout, &callbacks, NULL);
-}
-
 static void
 succeeded(void)
 {
@@ -265,11 +216,28 @@ succeeded(void)
 	if (up)
 		return;
 	up = true;
+	publish(NULL);
+	health_worked(link_endpoint());
+}
+
+/*
+ * The lease is granted or kept alive.  Only this tells that the link is of use:
+ * something else that listens there may answer, too, and be left again, many
+ * times a second.
+ */
+void
+link_proven(void)
+{
+	static char proven[256];
+
+	if (answering != generation ||
+		(said_up && strcmp(proven, link_endpoint()) == 0))
+		return;
+	strlcpy(proven, link_endpoint(), sizeof(proven));
+	said_up = true;
 	said_down = false;
 	ereport(LOG,
 			(errmsg("etcd_lock: connected to etcd at \"%s\"", link_endpoint())));
-	publish(NULL);
-	ask_version();
 }
 
 static void
@@ -281,10 +249,12 @@ failed(uint64 of_generation, const char *error)
 
 	up = false;
 	publish(error);
+	health_failed(link_endpoint(), error);
 	if (!said_down)
 	{
 		said_down = true;
-		ereport(LOG,
+		said_up = false;
+		ereport(WARNING,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("etcd_lock: no link to etcd at \"%s\": %s",
 						link_endpoint(), error)));

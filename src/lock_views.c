@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * lock_views.c
- *	  What can be seen of this server's locks.
+ *	  What can be seen of this server's locks, and of its etcd.
  *
  *-------------------------------------------------------------------------
  */
-#include "lock_table.h"
+#include "health.h"
 
 #include "catalog/pg_authid.h"
+#include "catalog/pg_collation.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -18,6 +19,7 @@
 
 PG_FUNCTION_INFO_V1(etcd_lock_sql_locks);
 PG_FUNCTION_INFO_V1(etcd_lock_sql_status);
+PG_FUNCTION_INFO_V1(etcd_lock_sql_endpoints);
 
 /* A hold, copied out of shared memory. */
 typedef struct SeenHold
@@ -173,16 +175,64 @@ etcd_lock_sql_locks(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* How many keys etcd has granted us, and how many sessions wait. */
+static void
+count_table(int64 *keys_held, int64 *waiting)
+{
+	HASH_SEQ_STATUS status;
+	LockEntry  *entry;
+	dlist_iter	iter;
+
+	*keys_held = 0;
+	*waiting = 0;
+	lock_table_lock_all(LW_SHARED);
+	hash_seq_init(&status, lock_table_hash());
+	while ((entry = hash_seq_search(&status)) != NULL)
+	{
+		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+			*keys_held += entry->keys[i].state == KEY_HELD;
+		dlist_foreach(iter, &entry->owners)
+			*waiting += dlist_container(LockHold, link, iter.cur)->state != HOLD_HOLDING;
+		dlist_foreach(iter, &entry->waiters)
+			(*waiting)++;
+		dlist_foreach(iter, &entry->drainers)
+			(*waiting)++;
+	}
+	lock_table_unlock_all();
+}
+
+static Datum
+seconds_interval(int64 microseconds)
+{
+	Datum		zero = Int32GetDatum(0);
+
+	return DirectFunctionCall7(make_interval, zero, zero, zero, zero, zero, zero,
+							   Float8GetDatum(microseconds / 1000000.0));
+}
+
+/* A comma-separated list as an array. */
+static Datum
+text_list(const char *list)
+{
+	return DirectFunctionCall2Coll(text_to_array, C_COLLATION_OID,
+								   CStringGetTextDatum(list),
+								   CStringGetTextDatum(","));
+}
+
 /* This server's link to etcd, as the worker last saw it. */
 Datum
 etcd_lock_sql_status(PG_FUNCTION_ARGS)
 {
 	TupleDesc	tupdesc;
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum		values[13];
+	bool		nulls[13] = {false};
 	LinkStatus	status;
+	HealthShared health;
 	uint64		lease;
 	int64		left;
+	int64		keys_held;
+	int64		waiting;
+	bool		works;
 
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -191,26 +241,76 @@ etcd_lock_sql_status(PG_FUNCTION_ARGS)
 	LWLockAcquire(lock_shared->status_lock, LW_SHARED);
 	status = lock_shared->status;
 	LWLockRelease(lock_shared->status_lock);
+	health_get(&health);
+	count_table(&keys_held, &waiting);
 	lease = pg_atomic_read_u64(&lock_shared->lease);
 	left = deadline_left(&lock_shared->deadline);
+	works = pg_atomic_read_u32(&lock_shared->worker_pid) != 0;
 
-	values[0] = CStringGetTextDatum(pg_atomic_read_u32(&lock_shared->worker_pid) == 0 ? "no worker" :
+	values[0] = CStringGetTextDatum(!works ? "no worker" :
 									!status.up ? "disconnected" :
 									left == 0 ? "no lease" : "ready");
 	values[1] = CStringGetTextDatum(status.endpoint);
-	values[2] = CStringGetTextDatum(psprintf("%llx", (unsigned long long) lease));
-	nulls[2] = lease == 0;
-	values[3] = DirectFunctionCall7(make_interval, Int32GetDatum(0),
-									Int32GetDatum(0), Int32GetDatum(0),
-									Int32GetDatum(0), Int32GetDatum(0),
-									Int32GetDatum(0),
-									Float8GetDatum(left / 1000000.0));
+	values[2] = CStringGetTextDatum(status.server_version);
+	nulls[2] = status.server_version[0] == '\0';
+	values[3] = CStringGetTextDatum(psprintf("%llx", (unsigned long long) lease));
 	nulls[3] = lease == 0;
-	values[4] = Int32GetDatum((int32) pg_atomic_read_u32(&lock_shared->worker_pid));
-	nulls[4] = pg_atomic_read_u32(&lock_shared->worker_pid) == 0;
-	values[5] = CStringGetTextDatum(status.last_error);
-	nulls[5] = status.last_error[0] == '\0';
-	values[6] = TimestampTzGetDatum(status.last_error_at);
-	nulls[6] = nulls[5];
+	values[4] = seconds_interval(left);
+	nulls[4] = lease == 0;
+	values[5] = Int64GetDatum(keys_held);
+	values[6] = Int64GetDatum(waiting);
+	values[7] = Int32GetDatum(works ? health.watches : 0);
+	values[8] = Int64GetDatum(health.db_size);
+	nulls[8] = health.db_size < 0;
+	values[9] = text_list(health.alarms);
+	values[10] = CStringGetTextDatum(status.last_error);
+	nulls[10] = status.last_error[0] == '\0';
+	values[11] = TimestampTzGetDatum(status.last_error_at);
+	nulls[11] = nulls[10];
+	values[12] = Int32GetDatum((int32) pg_atomic_read_u32(&lock_shared->worker_pid));
+	nulls[12] = !works;
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(tupdesc), values, nulls));
+}
+
+/* Every member that the server may turn to, as it was last seen. */
+Datum
+etcd_lock_sql_endpoints(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	LinkStatus	status;
+	HealthShared health;
+
+	lock_require_monitor();
+	InitMaterializedSRF(fcinfo, 0);
+	LWLockAcquire(lock_shared->status_lock, LW_SHARED);
+	status = lock_shared->status;
+	LWLockRelease(lock_shared->status_lock);
+	health_get(&health);
+
+	for (int i = 0; i < health.nendpoints; i++)
+	{
+		const EndpointHealth *endpoint = &health.endpoints[i];
+		bool		in_use = strcmp(endpoint->url, status.endpoint) == 0;
+		Datum		values[9];
+		bool		nulls[9] = {false};
+
+		values[0] = CStringGetTextDatum(endpoint->url);
+		values[1] = BoolGetDatum(in_use);
+		values[2] = BoolGetDatum(endpoint->healthy);
+		nulls[2] = !endpoint->looked;
+		values[3] = TimestampTzGetDatum(endpoint->looked_at);
+		nulls[3] = !endpoint->looked;
+		values[4] = Float8GetDatum(endpoint->took / 1000.0);
+		nulls[4] = !endpoint->looked || endpoint->took < 0;
+		values[5] = CStringGetTextDatum(endpoint->version);
+		nulls[5] = endpoint->version[0] == '\0';
+		values[6] = Int64GetDatum(endpoint->db_size);
+		nulls[6] = !endpoint->looked || endpoint->db_size < 0;
+		values[7] = BoolGetDatum(endpoint->is_leader);
+		nulls[7] = nulls[6];
+		values[8] = CStringGetTextDatum(endpoint->error);
+		nulls[8] = endpoint->error[0] == '\0';
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }

@@ -16,6 +16,7 @@
 
 #include "break.h"
 #include "etcd_holder.h"
+#include "health.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -37,6 +38,9 @@
 #define STOP_WAIT			INT64CONST(5000000)
 #define REVOKE_WAIT			INT64CONST(1000000)
 #define STOP_POLL			INT64CONST(20000)
+
+/* How often "ps" shows something new, microseconds. */
+#define TITLE_INTERVAL		INT64CONST(1000000)
 
 /* Pause before a worker that failed is started again, seconds. */
 #define RESTART_PAUSE		1
@@ -107,18 +111,33 @@ worker_describe(const LockProc *proc, int pid, TimestampTz since)
 	return result;
 }
 
-/* What "ps" shows. */
+/* "http://host:port" without the beginning. */
+static const char *
+address_of(const char *endpoint)
+{
+	const char *host = strstr(endpoint, "://");
+
+	return host != NULL ? host + 3 : endpoint;
+}
+
+/* What "ps" shows: "etcd_lock: lease <id>, <n> keys, <host:port>". */
 static void
 show_title(void)
 {
 	static char shown[256];
+	static int64 next_time = 0;
+	int64		now = clock_now();
 	char		title[256];
 
+	if (now < next_time)
+		return;
+	next_time = now + TITLE_INTERVAL;
 	if (lease_alive())
 		snprintf(title, sizeof(title), "lease %s, %d keys, %s",
-				 lease_hex(), names_count_keys(), link_endpoint());
+				 lease_hex(), names_count_keys(), address_of(link_endpoint()));
 	else
-		snprintf(title, sizeof(title), "no lease, %s", link_endpoint());
+		snprintf(title, sizeof(title), "no lease, %s",
+				 address_of(link_endpoint()));
 	if (strcmp(title, shown) == 0)
 		return;
 	strlcpy(shown, title, sizeof(shown));
@@ -227,6 +246,7 @@ etcd_lock_worker_main(Datum arg)
 	pqsignal(SIGINT, SIG_IGN);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	init_ps_display("etcd_lock:");
 
 	worker_transport = etcd_transport_create();
 	if (worker_transport == NULL)
@@ -278,6 +298,7 @@ etcd_lock_worker_main(Datum arg)
 		names_tick();
 		break_tick();
 		queue_pages_tick();
+		health_tick();
 		requests_send();
 		if (stop_requested)
 			stop(&stop_at);

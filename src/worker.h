@@ -198,6 +198,7 @@ extern const char *link_endpoint(void);
 extern uint64 link_generation(void);
 extern bool link_open(void);
 extern bool link_ready(void);
+extern void link_proven(void);
 extern int64 link_next_time(void);
 extern void link_tick(void);
 extern int64 link_tick_time(void);

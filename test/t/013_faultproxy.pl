@@ -130,6 +130,16 @@ foreach my $case (
 	$proxy->rules;
 }
 
+# An answer with something else in it.
+{
+	$proxy->rules({ do => 'edit_answer', match => '"version":"[^"]*"', with => '"version":"x"' });
+	my $answer = HTTP::Tiny->new(timeout => 5)
+	  ->post($proxy->url . '/v3/maintenance/status', { content => '{}' });
+	is(decode_json($answer->{content})->{version}, 'x', 'edit_answer: this is new');
+	cmp_ok(decode_json($answer->{content})->{dbSize}, '>', 0, 'edit_answer: the rest is as it was');
+	$proxy->rules;
+}
+
 # A watch, which is an answer without end.
 sub open_watch
 {

@@ -461,6 +461,12 @@ test_status(void)
 		   result.status.nerrors == 0, "the rest of the status");
 		etcd_status_result_free(&result.status);
 	}
+	if (good(STATUS, "{" HEADER34 ",\"version\":\"3.6.0\",\"dbSize\":\"1\",\"dbSizeQuota\":\"2147483648\",\"isLearner\":false}",
+			 &result, "status of 3.6"))
+	{
+		ok(result.status.db_quota == INT64_C(2147483648), "quota");
+		etcd_status_result_free(&result.status);
+	}
 	if (good(STATUS, STATUS_ERRORS, &result, "status with errors"))
 	{
 		ok(result.status.leader == 0 && result.status.nerrors == 2, "two errors, no leader");
