@@ -135,13 +135,25 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 	requests_requeue(item->key);
 }
 
-/* Is the tick claimed already, or a later one?  An odd value counts as one. */
-static bool
-tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
+/* Is the tick claimed already, or a later one? */
+bool
+batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick)
 {
 	char	   *wanted;
 	bool		taken;
 
+	if (result->nkvs == 0)
+		return false;
+	wanted = batch_tick_value(tick);
+	taken = strcmp(result->kvs[0].value, wanted) >= 0;
+	pfree(wanted);
+	return taken;
+}
+
+/* The same; an odd value counts as taken. */
+static bool
+tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
+{
 	*odd = NULL;
 	key->tick_revision = 0;
 	if (result->nkvs == 0)
@@ -152,10 +164,7 @@ tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
 		*odd = result->kvs[0].key;
 		return true;
 	}
-	wanted = batch_tick_value(shared_key(key)->tick);
-	taken = strcmp(result->kvs[0].value, wanted) >= 0;
-	pfree(wanted);
-	return taken;
+	return batch_tick_is_taken(result, shared_key(key)->tick);
 }
 
 /* First step of a try, or a second one that found that something has come. */

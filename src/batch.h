@@ -98,6 +98,7 @@ extern char *batch_tick_value(TimestampTz tick);
 extern char *batch_encode(Building *b, const char **path);
 
 /* answers.c */
+extern bool batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick);
 extern void batch_done(void *arg, const EtcdAnswer *answer);
 
 /* requests.c, for answers.c */

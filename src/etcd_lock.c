@@ -11,6 +11,7 @@
 #include "etcd_lock.h"
 
 #include "break.h"
+#include "claim.h"
 #include "health.h"
 #include "lock_session.h"
 #include "loss.h"
@@ -268,6 +269,7 @@ shmem_request(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(add_size(lock_table_shmem_size(), break_shmem_size()));
+	RequestAddinShmemSpace(claim_shmem_size());
 	RequestAddinShmemSpace(add_size(stats_shmem_size(), health_shmem_size()));
 	RequestAddinShmemSpace(queue_pages_shmem_size());
 	lock_table_request_locks();
@@ -283,6 +285,7 @@ shmem_startup(void)
 	lock_table_shmem_init();
 	lease_shmem_init();
 	break_shmem_init();
+	claim_shmem_init();
 	stats_shmem_init();
 	queue_pages_shmem_init();
 	health_shmem_init();

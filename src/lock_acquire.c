@@ -550,15 +550,6 @@ lock_report_lost(LocalHold *local)
 			 errhint("Release it with etcd_unlock(), then acquire it anew.")));
 }
 
-static void
-report_held_already(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("this session holds the lock already"),
-			 errdetail("A tick is claimed together with its lock.")));
-}
-
 int64
 lock_acquire(const LockName *name, const LockRequest *request)
 {
@@ -586,8 +577,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	{
 		if (!lock_table_hold_valid(local->hold))
 			lock_report_lost(local);
-		if (request->has_tick)
-			report_held_already();
+		Assert(!request->has_tick);
 		(void) lock_session_enter(name, request->mode);
 		(void) LockAcquire(&name->tag, lock_session_pgmode(request->mode),
 						   request->session, true);
@@ -606,8 +596,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	{
 		if (!lock_table_hold_valid(other->hold))
 			lock_report_lost(other);
-		if (request->has_tick)
-			report_held_already();
+		Assert(!request->has_tick);
 	}
 
 	patience.lock_timeout_at = LockTimeout > 0

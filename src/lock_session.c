@@ -436,24 +436,26 @@ lock_session_enter(const LockName *name, LockMode mode)
 }
 
 /*
- * Release one count of the session's.  False when it has none, as for
- * pg_advisory_unlock(): a lock of the transaction ends with it.
+ * Release one count, of the session's (owner NULL) or of the current resource
+ * owner's.  False when it has none, as for pg_advisory_unlock(): a lock of the
+ * transaction ends with it.
  */
 bool
-lock_session_unlock(const LockName *name, LockMode mode)
+lock_session_unlock(const LockName *name, LockMode mode, ResourceOwner owner)
 {
 	LocalHold  *local = lock_session_find(name, mode);
 	LockReleasedKey keys[LOCK_KEYS_PER_NAME];
 	ReleasedKeys released = {.keys = keys, .max = lengthof(keys)};
 	LOCKMODE	pgmode = lock_session_pgmode(mode);
 
+	Assert(owner == NULL || owner == CurrentResourceOwner);
 	if (local != NULL && !lock_session_has_tag(local))
 	{
 		/* pg_advisory_unlock() has released it before us */
 		lock_session_forget(local);
 		local = NULL;
 	}
-	if (local == NULL || count_of(local, NULL) == 0)
+	if (local == NULL || count_of(local, owner) == 0)
 		return false;
 
 	/*
@@ -466,16 +468,16 @@ lock_session_unlock(const LockName *name, LockMode mode)
 				 errmsg("etcd lock \"%s\" was lost before it was released",
 						lock_name_for_user(name->key, name->namespace_len,
 										   &name->tag))));
-	lock_session_count(local, NULL, -1);
+	lock_session_count(local, owner, -1);
 	if (local->nowners == 0)
 	{
 		drop_shared(local, etcd_lock_synchronous_release ? &released : NULL);
 		remove_local(local);
-		LockRelease(&name->tag, pgmode, true);
+		LockRelease(&name->tag, pgmode, owner == NULL);
 	}
 	else
 	{
-		LockRelease(&name->tag, pgmode, true);
+		LockRelease(&name->tag, pgmode, owner == NULL);
 		if (!lock_session_has_tag(local))
 			lock_session_forget(local);
 	}

@@ -49,7 +49,8 @@ typedef struct LockRequest
 	bool		is_try;			/* do not wait for other holders */
 	bool		is_call;		/* nothing of the transaction is before it */
 	int64		wait;			/* give up after so many microseconds; -1: never */
-	bool		has_tick;		/* a try that claims a tick as well */
+	bool		has_tick;		/* a try that claims a tick as well, by a session
+								 * that does not hold the lock yet */
 	TimestampTz tick;
 } LockRequest;
 
@@ -63,7 +64,8 @@ extern void lock_session_count(LocalHold *local, ResourceOwner owner, int64 add)
 extern bool lock_session_has_tag(const LocalHold *local);
 extern void lock_session_flush_commits(void);
 extern bool lock_session_holds_any(void);
-extern bool lock_session_unlock(const LockName *name, LockMode mode);
+extern bool lock_session_unlock(const LockName *name, LockMode mode,
+								ResourceOwner owner);
 extern void lock_session_unlock_all(void);
 
 /* Call for each hold; the callback must not change what is held. */

@@ -14,6 +14,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "claim.h"
 #include "common/int.h"
 #include "executor/spi.h"
 #include "funcapi.h"
@@ -189,6 +190,36 @@ etcd_lock_sql_try_xact_lock_shared(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(acquire(fcinfo, LOCK_SHARED, false, true) != 0);
 }
 
+/* The hold of this session, the exclusive one first; NULL: none. */
+static LocalHold *
+find_hold(const LockName *name)
+{
+	LocalHold  *local = lock_session_find(name, LOCK_EXCLUSIVE);
+
+	if (local == NULL || !lock_session_has_tag(local))
+		local = lock_session_find(name, LOCK_SHARED);
+	if (local == NULL || !lock_session_has_tag(local))
+		return NULL;
+	return local;
+}
+
+/*
+ * etcd_try_once() in a session that holds the lock: its transaction's lock on top
+ * of it first, which also makes an exclusive one of a shared one, then the tick.
+ */
+static bool
+try_once_holding(const LockName *name, TimestampTz tick)
+{
+	LockRequest request = {.mode = LOCK_EXCLUSIVE, .wait = -1, .is_try = true};
+
+	if (lock_acquire(name, &request) == 0)
+		return false;
+	if (claim_tick(lock_session_find(name, LOCK_EXCLUSIVE), tick))
+		return true;
+	(void) lock_session_unlock(name, LOCK_EXCLUSIVE, CurrentResourceOwner);
+	return false;
+}
+
 /* True for one caller among all servers for each tick, with the lock. */
 Datum
 etcd_lock_sql_try_once(PG_FUNCTION_ARGS)
@@ -204,6 +235,8 @@ etcd_lock_sql_try_once(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("tick must lie between the years 1 and 9999")));
+	if (find_hold(&name) != NULL)
+		PG_RETURN_BOOL(try_once_holding(&name, request.tick));
 	PG_RETURN_BOOL(lock_acquire(&name, &request) != 0);
 }
 
@@ -214,7 +247,7 @@ unlock(FunctionCallInfo fcinfo, LockMode mode)
 	bool		released;
 
 	get_name(fcinfo, &name);
-	released = lock_session_unlock(&name, mode);
+	released = lock_session_unlock(&name, mode, NULL);
 	if (!released)
 		ereport(WARNING,
 				(errmsg("you don't own a session-level etcd lock \"%s\" in %s mode",
@@ -255,7 +288,7 @@ advisory_unlock(FunctionCallInfo fcinfo, LockMode mode, PGFunction unlock_int8,
 	LockName	name;
 	int			used = get_name(fcinfo, &name);
 
-	if (lock_session_unlock(&name, mode))
+	if (lock_session_unlock(&name, mode, NULL))
 		PG_RETURN_BOOL(true);
 	return used == 1 ? unlock_int8(fcinfo) : unlock_int4(fcinfo);
 }
@@ -334,19 +367,6 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 				 errmsg("could not acquire etcd lock \"%s\" in time",
 						lock_name_for_user(name.key, name.namespace_len, &name.tag))));
 	PG_RETURN_VOID();
-}
-
-/* The hold of this session, the exclusive one first; NULL: none. */
-static LocalHold *
-find_hold(const LockName *name)
-{
-	LocalHold  *local = lock_session_find(name, LOCK_EXCLUSIVE);
-
-	if (local == NULL || !lock_session_has_tag(local))
-		local = lock_session_find(name, LOCK_SHARED);
-	if (local == NULL || !lock_session_has_tag(local))
-		return NULL;
-	return local;
 }
 
 Datum

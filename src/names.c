@@ -283,6 +283,36 @@ name_release(WorkerName *name)
 	pfree(name);
 }
 
+/* The key with this number, if etcd has granted it. */
+bool
+names_find_held(uint64 number, const char **etcd_key, int64 *create_revision)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &names)
+	{
+		WorkerName *name = dlist_container(WorkerName, link, iter.cur);
+
+		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+		{
+			LockKey    *shared;
+			LWLock	   *lock;
+			bool		held;
+
+			if (name->entry == NULL || name->keys[i].number != number)
+				continue;
+			shared = &name->entry->keys[i];
+			lock = lock_name(name);
+			held = shared->state == KEY_HELD;
+			*etcd_key = name->keys[i].etcd_key;
+			*create_revision = shared->create_revision;
+			lock_entry_unlock(lock);
+			return held;
+		}
+	}
+	return false;
+}
+
 int
 names_count_keys(void)
 {

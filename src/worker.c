@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "break.h"
+#include "claim.h"
 #include "etcd_holder.h"
 #include "health.h"
 #include "miscadmin.h"
@@ -297,6 +298,7 @@ etcd_lock_worker_main(Datum arg)
 		names_take_work();
 		names_tick();
 		break_tick();
+		claim_take_work();
 		queue_pages_tick();
 		health_tick();
 		requests_send();

@@ -127,6 +127,8 @@ extern void names_tick(void);
 extern int64 names_next_time(void);
 extern bool names_in_use(void);
 extern int	names_count_keys(void);
+extern bool names_find_held(uint64 number, const char **etcd_key,
+							int64 *create_revision);
 extern void names_end_epoch(const char *reason);
 extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
 							   const char *sentinel_key);

@@ -5,7 +5,10 @@
 use strict;
 use warnings;
 
+use feature 'state';
+
 use EtcdLockTest;
+use MIME::Base64 qw(encode_base64);
 use Test::More;
 
 my $etcd = EtcdLockTest::Etcd->new;
@@ -80,31 +83,116 @@ is($etcd->lease_of('.etcd_lock/tick//once'), 0, 'the tick stays, without a lease
 is(join(' ', $etcd->keys('/once')), '', 'and no key of the lock does');
 is(once($two, 31), 't', 'a tick that was refused because of the lock is not claimed');
 
-# With the lock held by something else, the same.
-$three->query("SELECT etcd_lock('/once')");
-is(once($two, 40), 'f', 'the lock is held for other reasons');
-is($three->try("SELECT etcd_try_once('/once', ${\ tick(40)})")->{sqlstate},
-	'55000', 'who holds it already cannot claim a tick');
-$three->query("SELECT etcd_unlock('/once')");
-is(once($two, 40), 't', 'free again');
+# With the lock held by something else, the same; but who holds it may claim ticks.
+foreach my $lock ('etcd_lock', 'etcd_lock_shared')
+{
+	state $n = 40;
+	my $unlock = $lock =~ s/lock/unlock/r;
+	$three->query("SELECT $lock('/once')");
+	is(once($two, $n), 'f', "$lock: the lock is held for other reasons");
+	is(once($three, $n), 't', "$lock: who holds it claims a tick");
+	is(once($three, $n), 'f', "$lock: and each only once");
+	is(once($three, $n - 1), 'f', "$lock: and no older one");
+	is(once($two, $n + 1), 'f', "$lock: the lock is still held");
+	is( $three->query('SELECT mode, scope FROM etcd_locks WHERE pid = pg_backend_pid()'),
+		($lock =~ /shared/ ? 'shared' : 'exclusive') . '|session',
+		"$lock: nothing of the transaction is left");
+
+	# in one transaction: it keeps the lock for a tick that it got, and only for that
+	$three->query('BEGIN');
+	is(once($three, $n), 'f', "$lock: a claimed tick in a transaction");
+	is( $three->query(q{SELECT scope FROM etcd_locks WHERE pid = pg_backend_pid() AND scope <> 'session'}),
+		'', "$lock: adds no lock");
+	is(once($three, $n + 1), 't', "$lock: the next one");
+	is(once($three, $n + 2), 't', "$lock: and one more");
+	is(once($three, $n + 2), 'f', "$lock: but once");
+	$three->query("SELECT $unlock('/once')");
+	is(once($two, $n + 3), 'f', "$lock: unlocked: the transaction holds it");
+	$three->query('COMMIT');
+	is(once($two, $n + 3), 't', "$lock: then it is free");
+	$n += 10;
+}
+
+# A shared lock that others share, too, cannot be had exclusively.
+$_->query("SELECT etcd_lock_shared('/once')") foreach $three, $two;
+is(once($three, 60), 'f', 'shared by others: no tick is claimed');
+$two->query("SELECT etcd_unlock_shared('/once')");
+is(once($three, 60), 't', 'no more: it is');
+$three->query("SELECT etcd_unlock_shared('/once')");
+
+# A lock that was lost claims nothing, though its server does not know yet; be it the
+# first tick of the name or not.
+foreach my $n (1, 2)
+{
+	$three->query("SELECT etcd_lock('/once/lost')");
+	$etcd->delete('/once/lost/');
+	my $result = $three->try("SELECT etcd_try_once('/once/lost', ${\ tick($n)})");
+	is($result->{sqlstate}, 'EL001', 'key deleted by hand: the lock was lost');
+	is($two->query("SELECT etcd_try_once('/once/lost', ${\ tick($n)})"),
+		't', 'and the tick is another one\'s');
+	$three->try("SELECT etcd_unlock('/once/lost')");
+}
+
+# No answer: an error, at once or after request_timeout, and at most one has the tick.
+{
+	my $victim = session($nodes[2]);
+	$victim->query("SELECT etcd_lock('/once')");
+	$etcd->pause;
+	my $result = $victim->try("SELECT etcd_try_once('/once', ${\ tick(62)})");
+	$etcd->resume;
+	like($result->{sqlstate}, qr/^(08006|EL001|57014)$/, 'etcd hangs: an error');
+	$victim->quit;
+	wait_until('the lock is free', sub { !$etcd->keys('/once/') });
+	my $claimed = grep { once($_, 62) eq 't' } $one, $two, $three;
+	cmp_ok($claimed, '<=', 1, 'and the tick is claimed at most once');
+}
+
+# What is not a tick in etcd is no reason to run.
+{
+	$etcd->call('/v3/kv/put', {
+		key => encode_base64('.etcd_lock/tick//once/odd', ''),
+		value => encode_base64('yesterday', '') });
+	$three->query("SELECT etcd_lock('/once/odd')");
+	is($three->try("SELECT etcd_try_once('/once/odd', now())")->{sqlstate},
+		'XX001', 'held: an odd value in etcd is an error');
+	$three->query("SELECT etcd_unlock('/once/odd')");
+	is($three->try("SELECT etcd_try_once('/once/odd', now())")->{sqlstate},
+		'XX001', 'not held: an odd value in etcd is an error');
+}
+
+# The sessions of a server take turns at it.
+{
+	my @holders = map { session($nodes[0]) } 1 .. 6;
+	foreach my $round (1 .. 5)
+	{
+		my @names = map { "'/once/many/$_'" } 0 .. $#holders;
+		$holders[$_]->query("SELECT etcd_lock($names[$_])") foreach 0 .. $#holders;
+		$holders[$_]->send("SELECT etcd_try_once($names[$_], ${\ tick($round)}),
+			etcd_try_once($names[$_], ${\ tick($round)})") foreach 0 .. $#holders;
+		is(join(' ', map { $_->result->{out} } @holders),
+			join(' ', ('t|f') x @holders), "many locks of one server at once, round $round");
+		$holders[$_]->query("SELECT etcd_unlock($names[$_])") foreach 0 .. $#holders;
+	}
+	$_->quit foreach @holders;
+}
 
 # At most once: what has failed is not run again.
 $one->query('BEGIN');
-is(once($one, 50), 't', 'a tick whose transaction rolls back');
+is(once($one, 70), 't', 'a tick whose transaction rolls back');
 $one->query('ROLLBACK');
-is(once($two, 50), 'f', 'stays claimed');
+is(once($two, 70), 'f', 'stays claimed');
 $one->query('BEGIN');
-is(once($one, 60), 't', 'a tick whose server dies');
+is(once($one, 80), 't', 'a tick whose server dies');
 my @pids = split /\n/, $nodes[0]->safe_psql('postgres',
 	'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
 push @pids, $nodes[0]->{_pid};
 $nodes[0]->kill9;
 $_->quit foreach @sessions[ 0 .. 5 ], $gates[0];
-is(once($two, 60), 'f', 'stays claimed at once');
+is(once($two, 80), 'f', 'stays claimed at once');
 wait_until('the lease of the dead server ends',
 	sub { !$etcd->keys('/once/') }, 30);
-is(once($two, 60), 'f', 'and when its lease is over');
-is(once($two, 61), 't', 'the next one is free then');
+is(once($two, 80), 'f', 'and when its lease is over');
+is(once($two, 81), 't', 'the next one is free then');
 wait_until('its last process has ended', sub { !kill 0, @pids });
 $nodes[0]->start;
 
@@ -115,9 +203,9 @@ $etcd->stop;
 $etcd->start;
 $_->start foreach @nodes;
 ($one, $two, $three) = map { session($_) } @nodes;
-is(join(' ', map { once($_, 61) } $one, $two, $three),
+is(join(' ', map { once($_, 81) } $one, $two, $three),
 	'f f f', 'a tick survives the restart of all servers and of etcd');
-is(join(' ', map { once($_, 62) } $one, $two, $three),
+is(join(' ', map { once($_, 82) } $one, $two, $three),
 	't f f', 'the next one is claimed once');
 
 # One name's ticks are not another's, and the fraction of a second counts.
