@@ -135,17 +135,32 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 	requests_requeue(item->key);
 }
 
-/* Is the tick claimed already, or a later one? */
+/* Is what is in the tick's key one? */
 bool
-batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick)
+batch_holds_tick(const EtcdOpResult *result)
+{
+	return result->kvs[0].value_len >= TICK_LEN &&
+		strlen(result->kvs[0].value) == result->kvs[0].value_len;
+}
+
+/*
+ * Is the tick claimed already, or a later one?  Claimed by the same call it is
+ * free: an earlier request was carried out, but the answer got lost, so nobody
+ * has been told that the tick is theirs.
+ */
+bool
+batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick, uint64 claim)
 {
 	char	   *wanted;
+	int			order;
 	bool		taken;
 
 	if (result->nkvs == 0)
 		return false;
-	wanted = batch_tick_value(tick);
-	taken = strcmp(result->kvs[0].value, wanted) >= 0;
+	wanted = batch_tick_value(tick, claim);
+	order = strncmp(result->kvs[0].value, wanted, TICK_LEN);
+	taken = order > 0 ||
+		(order == 0 && strcmp(result->kvs[0].value, wanted) != 0);
 	pfree(wanted);
 	return taken;
 }
@@ -159,12 +174,12 @@ tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
 	if (result->nkvs == 0)
 		return false;
 	key->tick_revision = result->kvs[0].mod_revision;
-	if (result->kvs[0].value_len != TICK_LEN)
+	if (!batch_holds_tick(result))
 	{
 		*odd = result->kvs[0].key;
 		return true;
 	}
-	return batch_tick_is_taken(result, shared_key(key)->tick);
+	return batch_tick_is_taken(result, shared_key(key)->tick, shared_key(key)->claim);
 }
 
 /* First step of a try, or a second one that found that something has come. */

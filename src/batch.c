@@ -23,18 +23,18 @@ static MemoryContext building_context = NULL;
 static Batch *spare[4];
 static int	nspare = 0;
 
-/* As etcd keeps it; see TICK_LEN. */
+/* As etcd keeps it: the tick, TICK_LEN long, and whose claim it is. */
 char *
-batch_tick_value(TimestampTz tick)
+batch_tick_value(TimestampTz tick, uint64 claim)
 {
 	struct pg_tm tm;
 	fsec_t		fsec;
 
 	if (timestamp2tm(tick, NULL, &tm, &fsec, NULL, NULL) != 0)
 		elog(ERROR, "timestamp out of range");
-	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ %016" INT64_MODIFIER "x",
 					tm.tm_year, tm.tm_mon, tm.tm_mday,
-					tm.tm_hour, tm.tm_min, tm.tm_sec, (int) fsec);
+					tm.tm_hour, tm.tm_min, tm.tm_sec, (int) fsec, claim);
 }
 
 bool
@@ -240,7 +240,7 @@ batch_add_try(Building *b, WorkerKey *key)
 		EtcdOp		put = {.type = ETCD_OP_PUT, .range = same_tick.range};
 		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = same_tick.range};
 
-		put.value = batch_tick_value(shared_key(key)->tick);
+		put.value = batch_tick_value(shared_key(key)->tick, shared_key(key)->claim);
 		put.value_len = strlen(put.value);
 		b->compare[b->ncompare++] = same_tick;
 		b->success[b->nsuccess++] = put;

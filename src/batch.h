@@ -77,7 +77,10 @@ typedef struct Building
 	int			nfailure;
 } Building;
 
-/* A tick's value in etcd: ISO 8601, UTC, which sorts as text. */
+/*
+ * A tick's value in etcd: ISO 8601, UTC, which sorts as text; behind it the
+ * claim's number.
+ */
 #define TICK_LEN			27
 
 /* batch.c */
@@ -94,11 +97,13 @@ extern void batch_add_put_first(Building *b, WorkerKey *key);
 extern void batch_add_try(Building *b, WorkerKey *key);
 extern void batch_add_look(Building *b, WorkerKey *key);
 extern void batch_add_range(Building *b, WorkerName *name);
-extern char *batch_tick_value(TimestampTz tick);
+extern char *batch_tick_value(TimestampTz tick, uint64 claim);
 extern char *batch_encode(Building *b, const char **path);
 
 /* answers.c */
-extern bool batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick);
+extern bool batch_holds_tick(const EtcdOpResult *result);
+extern bool batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick,
+								uint64 claim);
 extern void batch_done(void *arg, const EtcdAnswer *answer);
 
 /* requests.c, for answers.c */

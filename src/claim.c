@@ -49,6 +49,7 @@ typedef struct ClaimRequest
 	uint64		key_number;		/* of the lock's key */
 	char		tick_key[TICK_KEY_SIZE];
 	TimestampTz tick;
+	uint64		claim;
 } ClaimRequest;
 
 typedef struct ClaimShared
@@ -146,7 +147,7 @@ send_txn(int64 tick_revision)
 	compare[1].revision = tick_revision;
 	look[0].range = compare[0].range;
 	look[1].range = compare[1].range;
-	value = batch_tick_value(current.tick);
+	value = batch_tick_value(current.tick, current.claim);
 	put.value = value;
 	put.value_len = strlen(value);
 	body = etcd_encode_txn(&txn);
@@ -169,10 +170,10 @@ look_again(const EtcdTxnResult *txn)
 	if (!names_find_held(current.key_number, &lock_key, &lock_revision) ||
 		lock->nkvs == 0 || lock->kvs[0].create_revision != lock_revision)
 		finish(CLAIM_LOST, 0, "");
-	else if (tick->nkvs > 0 && tick->kvs[0].value_len != TICK_LEN)
+	else if (tick->nkvs > 0 && !batch_holds_tick(tick))
 		finish(CLAIM_FAILED, ERRCODE_DATA_CORRUPTED,
 			   "the tick's key in etcd does not hold a tick");
-	else if (batch_tick_is_taken(tick, current.tick))
+	else if (batch_tick_is_taken(tick, current.tick, current.claim))
 		finish(CLAIM_TAKEN, 0, "");
 	else if (++rounds > MAX_ROUNDS)
 		finish(CLAIM_FAILED, ERRCODE_T_R_SERIALIZATION_FAILURE,
@@ -319,9 +320,11 @@ wait_for_claim(uint64 id, int64 give_up_at, LockFailure *failure)
 }
 
 bool
-claim_tick(LocalHold *local, TimestampTz tick)
+claim_tick(LocalHold *local, TimestampTz tick, uint64 claim)
 {
-	ClaimRequest request = {.key_number = local->hold->key_number, .tick = tick};
+	ClaimRequest request = {
+		.key_number = local->hold->key_number, .tick = tick, .claim = claim
+	};
 	int64		give_up_at = clock_now() + (int64) etcd_lock_request_timeout * 1000;
 	volatile ClaimResult result = CLAIM_FAILED;
 	LockFailure failure;

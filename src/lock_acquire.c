@@ -634,6 +634,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	local->hold->is_try = request->is_try;
 	local->hold->has_tick = request->has_tick;
 	local->hold->tick = request->tick;
+	local->hold->claim = request->claim;
 
 	if (!acquire_both(local, request, patience))
 		return 0;

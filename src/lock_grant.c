@@ -153,8 +153,7 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 			if (hold->has_tick)
 			{
 				/* only by the key that was put together with the tick */
-				if (key->has_tick && key->tick == hold->tick &&
-					key->asker == hold->procno)
+				if (key->has_tick && key->claim == hold->claim)
 					return grant(entry, hold, key);
 			}
 			else if (key->fresh ||

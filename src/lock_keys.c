@@ -204,6 +204,7 @@ lock_key_want(LockEntry *entry, LockHold *hold)
 	key->checks_done = 0;
 	key->has_tick = hold->has_tick;
 	key->tick = hold->tick;
+	key->claim = hold->claim;
 	key->namespace_len = hold->namespace_len;
 	pg_atomic_write_u64(&key->number,
 						pg_atomic_fetch_add_u64(&lock_shared->next_number, 1));

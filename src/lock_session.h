@@ -52,6 +52,7 @@ typedef struct LockRequest
 	bool		has_tick;		/* a try that claims a tick as well, by a session
 								 * that does not hold the lock yet */
 	TimestampTz tick;
+	uint64		claim;			/* another number for each */
 } LockRequest;
 
 /* lock_session.c */

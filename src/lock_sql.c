@@ -208,13 +208,13 @@ find_hold(const LockName *name)
  * of it first, which also makes an exclusive one of a shared one, then the tick.
  */
 static bool
-try_once_holding(const LockName *name, TimestampTz tick)
+try_once_holding(const LockName *name, TimestampTz tick, uint64 claim)
 {
 	LockRequest request = {.mode = LOCK_EXCLUSIVE, .wait = -1, .is_try = true};
 
 	if (lock_acquire(name, &request) == 0)
 		return false;
-	if (claim_tick(lock_session_find(name, LOCK_EXCLUSIVE), tick))
+	if (claim_tick(lock_session_find(name, LOCK_EXCLUSIVE), tick, claim))
 		return true;
 	(void) lock_session_unlock(name, LOCK_EXCLUSIVE, CurrentResourceOwner);
 	return false;
@@ -235,8 +235,12 @@ etcd_lock_sql_try_once(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("tick must lie between the years 1 and 9999")));
+	if (!pg_strong_random(&request.claim, sizeof(request.claim)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate random number for a claim")));
 	if (find_hold(&name) != NULL)
-		PG_RETURN_BOOL(try_once_holding(&name, request.tick));
+		PG_RETURN_BOOL(try_once_holding(&name, request.tick, request.claim));
 	PG_RETURN_BOOL(lock_acquire(&name, &request) != 0);
 }
 

@@ -108,10 +108,12 @@ typedef struct LockKey
 
 	/*
 	 * etcd_try_once(): the tick to claim together with the key, in
-	 * microseconds as PostgreSQL counts them.
+	 * microseconds as PostgreSQL counts them, and a number by which the
+	 * caller knows its claim.
 	 */
 	bool		has_tick;
 	TimestampTz tick;
+	uint64		claim;
 	int			namespace_len;	/* of entry->key, as the asker sees it */
 } LockKey;
 
@@ -184,6 +186,7 @@ typedef struct LockHold
 	int			on_loss;		/* OnLoss of the session */
 	bool		has_tick;
 	TimestampTz tick;
+	uint64		claim;
 	int			namespace_len;
 	bool		for_session;	/* asked for; else for the transaction */
 	int			session_count;	/* how often, for etcd_locks */

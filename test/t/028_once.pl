@@ -8,15 +8,18 @@ use warnings;
 use feature 'state';
 
 use EtcdLockTest;
+use EtcdLockTest::Proxy;
 use MIME::Base64 qw(encode_base64);
 use Test::More;
 
+# The first server reaches etcd through a proxy that can lose things.
 my $etcd = EtcdLockTest::Etcd->new;
+my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
 my @nodes = map {
 	my $node = new_server(
 		$_,
-		endpoints => $etcd->endpoint,
-		conf => "etcd_lock.lease_ttl = '3s'");
+		endpoints => $_ eq 'one' ? $proxy->url : $etcd->endpoint,
+		conf => "etcd_lock.lease_ttl = '3s'\netcd_lock.request_timeout = '500ms'");
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 	$node;
@@ -176,23 +179,75 @@ foreach my $n (1, 2)
 	$_->quit foreach @holders;
 }
 
+# Requests and answers that get lost, come late or twice: the caller asks again, and
+# knows its own claim.
+my $n = 100;
+foreach my $case (
+	[ 'the request is lost', { do => 'hold' } ],
+	[ 'the request is refused', { do => 'refuse' } ],
+	[ 'the request comes late', { do => 'delay', ms => 700 } ],
+	[ 'the request comes twice', { do => 'repeat', ms => 0 } ],
+	[ 'the request comes once more, late', { do => 'repeat', ms => 300 } ],
+	[ 'the answer is lost', { do => 'hold_answer' } ],
+	[ 'the answer comes late', { do => 'delay_answer', ms => 700 } ],
+	[ 'the answer is dropped', { do => 'drop_answer' } ],
+	[ 'two answers are lost', { do => 'hold_answer', times => 2 } ])
+{
+	my ($name, $rule) = @$case;
+	$n++;
+	$proxy->rules(
+		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, name => $name, %$rule });
+	is(once($one, $n), 't', "$name: the tick is claimed");
+	cmp_ok($proxy->hits($name), '>=', 1, "$name: the proxy has done it");
+	$proxy->rules;
+	is(join(' ', map { once($_, $n) } $one, $two, $three),
+		'f f f', "$name: once");
+}
+
+# With the lock held already the same request, sent twice, is one claim.
+$one->query("SELECT etcd_lock('/once')");
+foreach (1 .. 5)
+{
+	$n++;
+	$proxy->rules(
+		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'repeat', ms => 0 });
+	is(join(' ', once($one, $n), once($one, $n)),
+		't f', 'the lock is held, the request comes twice: the tick is claimed once');
+}
+$proxy->rules;
+$one->query("SELECT etcd_unlock('/once')");
+
+# Who gives up has no claim.
+$n++;
+$proxy->rules(
+	{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' });
+is( $one->try("SET statement_timeout = '200 ms'; SELECT etcd_try_once('/once', ${\ tick($n)})")
+	  ->{sqlstate},
+	'57014', 'the caller gives up before the answer comes');
+$proxy->rules;
+$one->query('RESET statement_timeout');
+is(join(' ', map { once($_, $n) } $one, $two, $three),
+	'f f f', 'then nobody has the tick');
+wait_until('the key that it left is deleted', sub { !$etcd->keys('/once/') });
+is(join(' ', map { once($_, $n + 1) } $two, $one, $three), 't f f', 'but the next');
+
 # At most once: what has failed is not run again.
 $one->query('BEGIN');
-is(once($one, 70), 't', 'a tick whose transaction rolls back');
+is(once($one, 150), 't', 'a tick whose transaction rolls back');
 $one->query('ROLLBACK');
-is(once($two, 70), 'f', 'stays claimed');
+is(once($two, 150), 'f', 'stays claimed');
 $one->query('BEGIN');
-is(once($one, 80), 't', 'a tick whose server dies');
+is(once($one, 160), 't', 'a tick whose server dies');
 my @pids = split /\n/, $nodes[0]->safe_psql('postgres',
 	'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
 push @pids, $nodes[0]->{_pid};
 $nodes[0]->kill9;
 $_->quit foreach @sessions[ 0 .. 5 ], $gates[0];
-is(once($two, 80), 'f', 'stays claimed at once');
+is(once($two, 160), 'f', 'stays claimed at once');
 wait_until('the lease of the dead server ends',
 	sub { !$etcd->keys('/once/') }, 30);
-is(once($two, 80), 'f', 'and when its lease is over');
-is(once($two, 81), 't', 'the next one is free then');
+is(once($two, 160), 'f', 'and when its lease is over');
+is(once($two, 161), 't', 'the next one is free then');
 wait_until('its last process has ended', sub { !kill 0, @pids });
 $nodes[0]->start;
 
@@ -203,9 +258,9 @@ $etcd->stop;
 $etcd->start;
 $_->start foreach @nodes;
 ($one, $two, $three) = map { session($_) } @nodes;
-is(join(' ', map { once($_, 81) } $one, $two, $three),
+is(join(' ', map { once($_, 161) } $one, $two, $three),
 	'f f f', 'a tick survives the restart of all servers and of etcd');
-is(join(' ', map { once($_, 82) } $one, $two, $three),
+is(join(' ', map { once($_, 162) } $one, $two, $three),
 	't f f', 'the next one is claimed once');
 
 # One name's ticks are not another's, and the fraction of a second counts.
