@@ -304,7 +304,7 @@ item_compare_failed(Item *item, bool alone)
 		case ITEM_PUT_FIRST:
 			if (!item_is_current(item))
 				break;
-			name_queue_not_empty(item->name);
+			name_note_crowd(item->name);
 			requests_requeue(item->key);
 			break;
 

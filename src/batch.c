@@ -62,6 +62,20 @@ batch_has_put(const Building *b, const WorkerName *name)
 	return false;
 }
 
+/* Is this key to be deleted by it? */
+bool
+batch_has_delete(const Building *b, const WorkerKey *key)
+{
+	for (int i = 0; i < b->batch->nitems; i++)
+	{
+		const Item *item = &b->batch->items[i];
+
+		if (item->kind == ITEM_DELETE && item->key == key)
+			return true;
+	}
+	return false;
+}
+
 static Item *
 add_item(Building *b, ItemKind kind, WorkerName *name, WorkerKey *key)
 {
@@ -196,12 +210,16 @@ batch_add_put(Building *b, WorkerKey *key)
  * Where the queue is believed to be empty: nothing but the put, under the
  * condition that it is.  etcd's gateway spends most of its time on JSON, and
  * this is a third less of it.
+ *
+ * Compares see what was before the Txn.  So when keys of our own are deleted in
+ * it, the condition is that none came behind them: "since" is the revision of
+ * the last one, which held the lock exclusively, so that none is ahead of it.
  */
 void
-batch_add_put_first(Building *b, WorkerKey *key)
+batch_add_put_first(Building *b, WorkerKey *key, int64 since)
 {
 	(void) add_item(b, ITEM_PUT_FIRST, key->name, key);
-	b->compare[b->ncompare++] = no_key_since(key->name, 0);
+	b->compare[b->ncompare++] = no_key_since(key->name, since);
 	b->success[b->nsuccess++] = put_op(b, key);
 }
 

@@ -88,12 +88,13 @@ extern Building *batch_start(bool is_read);
 extern void batch_free(Batch *batch);
 extern bool batch_has_room(const Building *b, int ncompare, int nsuccess,
 						   int nfailure);
+extern bool batch_has_delete(const Building *b, const WorkerKey *key);
 extern bool batch_has_put(const Building *b, const WorkerName *name);
 extern void batch_add_delete(Building *b, WorkerKey *key);
 extern void batch_add_stray_look(Building *b, Stray *stray);
 extern void batch_add_stray(Building *b, Stray *stray);
 extern void batch_add_put(Building *b, WorkerKey *key);
-extern void batch_add_put_first(Building *b, WorkerKey *key);
+extern void batch_add_put_first(Building *b, WorkerKey *key, int64 since);
 extern void batch_add_try(Building *b, WorkerKey *key);
 extern void batch_add_look(Building *b, WorkerKey *key);
 extern void batch_add_range(Building *b, WorkerName *name);

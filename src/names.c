@@ -325,10 +325,16 @@ names_count_keys(void)
  */
 
 /* Were others seen in the name's queue lately? */
-static bool
-crowded(const WorkerName *name, int64 now)
+bool
+name_is_crowded(const WorkerName *name, int64 now)
 {
 	return crowded_until[name->entry->hashcode % CROWDS] > now;
+}
+
+void
+name_note_crowd(const WorkerName *name)
+{
+	crowded_until[name->entry->hashcode % CROWDS] = clock_now() + CROWD_VALID;
 }
 
 /*
@@ -379,7 +385,7 @@ take_key(WorkerName *name, int slot)
 			{
 				if (key->phase != PHASE_DELETE)
 					requests_key(key, PHASE_DELETE);
-				if (shared->releaser < 0 && !crowded(name, clock_now()))
+				if (shared->releaser < 0 && !name_is_crowded(name, clock_now()))
 					key->linger_until = clock_now() + LINGER;
 			}
 			else
@@ -528,26 +534,6 @@ names_know_key(const char *etcd_key, size_t len)
 	return key != NULL && !key->freed;
 }
 
-/*
- * May a new key of the name be expected to be the first in its queue?  Not when
- * there are others of our own, nor when others were seen lately.
- */
-bool
-name_queue_is_empty(const WorkerName *name, int64 now)
-{
-	int			n = 0;
-
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-		n += name->keys[i].number != 0;
-	return n == 1 && !crowded(name, now);
-}
-
-void
-name_queue_not_empty(const WorkerName *name)
-{
-	crowded_until[name->entry->hashcode % CROWDS] = clock_now() + CROWD_VALID;
-}
-
 /* Granted, if we may still believe our lease.  Entry's lock held. */
 static void
 grant_key(WorkerKey *key)
@@ -639,7 +625,7 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 
 	name_view(name, range, &view);
 	if (range->nkvs > 1)
-		name_queue_not_empty(name);
+		name_note_crowd(name);
 	own = find_own(&view, key);
 	if (shared->state != KEY_SENT)
 		 /* condemned meanwhile; that is in the work list */ ;
@@ -696,7 +682,7 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	name->ranged_at = clock_now();
 	name_view(name, range, &view);
 	if (range->nkvs > 1)
-		name_queue_not_empty(name);
+		name_note_crowd(name);
 
 	/*
 	 * Events that came before this answer but are younger are not in it: then

@@ -212,6 +212,31 @@ take_deletes(Building *b, int64 now)
 }
 
 /*
+ * May a new key be expected to be the first in its queue?  Not when others were
+ * seen there lately, nor when there are keys of our own but for such that held
+ * the lock exclusively and are deleted by the same Txn.
+ */
+static bool
+may_be_first(const Building *b, const WorkerKey *key, int64 now, int64 *since)
+{
+	*since = 0;
+	if (name_is_crowded(key->name, now))
+		return false;
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		const WorkerKey *other = &key->name->keys[i];
+
+		if (other->number == 0 || other == key)
+			continue;
+		if (other->mode != LOCK_EXCLUSIVE || other->held_since == 0 ||
+			!batch_has_delete(b, other))
+			return false;
+		*since = Max(*since, other->create_revision);
+	}
+	return true;
+}
+
+/*
  * Take new keys that are ready into the Txn, one for a name at most: keys put
  * together share a create_revision.  Those whose queue is believed to be empty
  * go apart from the others, whom their compares would hold up.
@@ -222,6 +247,7 @@ take_puts(Building *b, int64 now)
 	dlist_mutable_iter iter;
 	bool		any = false;
 	bool		first = false;
+	int64		since;
 
 	dlist_foreach_modify(iter, &new_keys)
 	{
@@ -234,13 +260,13 @@ take_puts(Building *b, int64 now)
 		if (key->alone && b->batch->nitems > 0)
 			continue;
 		if (batch_has_put(b, key->name) ||
-			(any && first != name_queue_is_empty(key->name, now)))
+			(any && first != may_be_first(b, key, now, &since)))
 			continue;
-		first = name_queue_is_empty(key->name, now);
+		first = may_be_first(b, key, now, &since);
 		any = true;
 		dequeue_key(key);
 		if (first)
-			batch_add_put_first(b, key);
+			batch_add_put_first(b, key, since);
 		else
 			batch_add_put(b, key);
 		if (key->alone)

@@ -140,8 +140,8 @@ extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
 extern bool names_know_key(const char *etcd_key, size_t len);
-extern bool name_queue_is_empty(const WorkerName *name, int64 now);
-extern void name_queue_not_empty(const WorkerName *name);
+extern bool name_is_crowded(const WorkerName *name, int64 now);
+extern void name_note_crowd(const WorkerName *name);
 extern void name_free_key(WorkerKey *key);
 extern void name_release(WorkerName *name);
 
