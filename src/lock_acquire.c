@@ -345,11 +345,13 @@ await_etcd(LocalHold *local, Patience patience)
 		int64		left;
 
 		ResetLatch(MyLatch);
+
+		/* A timeout may have met the grant of PostgreSQL's lock. */
+		CHECK_FOR_INTERRUPTS();
 		result = lock_table_ask(local->hold);
 		if (result != LOCK_ASK_WAIT)
 			return result;
 
-		CHECK_FOR_INTERRUPTS();
 		check_link(local, asked_at, &heartbeat, &beat_at);
 		now = clock_now();
 		if (now >= patience.lock_timeout_at &&
