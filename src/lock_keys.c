@@ -139,7 +139,7 @@ lock_key_free(LockEntry *entry, LockKey *key)
 	key->state = KEY_FREE;
 	pg_atomic_write_u64(&key->number, 0);
 	if (key->releaser >= 0)
-		lock_wake_procno(key->releaser);
+		lock_wake_later(key->releaser);
 	lock_entry_wake(entry);
 }
 

@@ -186,15 +186,15 @@ lock_table_hash(void)
 static int	wakes[MAX_WAKES];
 static int	nwakes = 0;
 
-static void
-wake_now(int procno)
+void
+lock_wake_procno(int procno)
 {
 	SetLatch(&ProcGlobal->allProcs[procno].procLatch);
 }
 
 /* Entry's lock held. */
 void
-lock_wake_procno(int procno)
+lock_wake_later(int procno)
 {
 	for (int i = 0; i < nwakes; i++)
 	{
@@ -204,7 +204,7 @@ lock_wake_procno(int procno)
 	if (nwakes < MAX_WAKES)
 		wakes[nwakes++] = procno;
 	else
-		wake_now(procno);
+		lock_wake_procno(procno);
 }
 
 static void
@@ -214,7 +214,7 @@ wake_noted(void)
 
 	nwakes = 0;
 	for (int i = 0; i < n; i++)
-		wake_now(wakes[i]);
+		lock_wake_procno(wakes[i]);
 }
 
 void
@@ -230,7 +230,7 @@ wake_list(dlist_head *list)
 	dlist_iter	iter;
 
 	dlist_foreach(iter, list)
-		lock_wake_procno(dlist_container(LockHold, link, iter.cur)->procno);
+		lock_wake_later(dlist_container(LockHold, link, iter.cur)->procno);
 }
 
 void
@@ -263,7 +263,7 @@ lock_table_wake_worker(void)
 	uint32		procno = pg_atomic_read_u32(&lock_shared->worker_procno);
 
 	if (procno != INVALID_WORKER)
-		wake_now((int) procno);
+		lock_wake_procno((int) procno);
 }
 
 /* The worker is to look at the entry.  Entry's lock held exclusively. */
@@ -281,7 +281,7 @@ lock_table_push_work(LockEntry *entry)
 
 	procno = pg_atomic_read_u32(&lock_shared->worker_procno);
 	if (procno != INVALID_WORKER)
-		lock_wake_procno((int) procno);
+		lock_wake_later((int) procno);
 }
 
 /*

@@ -289,6 +289,8 @@ extern void lock_table_shmem_init(void);
 /* Entry of this backend in an array by process number. */
 extern LockProc *lock_table_proc(int procno);
 
+extern void lock_wake_procno(int procno);
+
 /*
  * The lock of an entry's partition; to be released with lock_entry_unlock(),
  * which wakes those for whom something has changed.
@@ -373,7 +375,7 @@ typedef struct LockChecks
 /*
  * Within the entry's lock, by whoever has it: lock_table.c, lock_keys.c.
  */
-extern void lock_wake_procno(int procno);
+extern void lock_wake_later(int procno);
 extern bool lock_entry_has_waiters(LockEntry *entry);
 extern LockKey *lock_entry_live_key(LockEntry *entry, LockMode mode);
 extern int	lock_entry_settle(LockEntry *entry, LockReleasedKey *released);
