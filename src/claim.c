@@ -20,6 +20,7 @@
 
 #include "batch.h"
 #include "storage/condition_variable.h"
+#include "storage/ipc.h"
 #include "storage/shmem.h"
 
 /* The tick may change between a look at it and the Txn, but not for ever. */
@@ -273,6 +274,12 @@ let_go(uint64 id)
 	ConditionVariableBroadcast(&claim_shared->changed);
 }
 
+static void
+let_go_at_exit(int code, Datum id)
+{
+	let_go(DatumGetUInt64(id));
+}
+
 static bool
 is_done(uint64 id, ClaimResult *result, LockFailure *failure)
 {
@@ -336,15 +343,14 @@ claim_tick(LocalHold *local, TimestampTz tick, uint64 claim)
 	ConditionVariablePrepareToSleep(&claim_shared->changed);
 	while (!try_to_ask(&request))
 		sleep_until(give_up_at);
-	PG_TRY();
+
+	/* Also when the session is terminated: nobody else gives it back. */
+	PG_ENSURE_ERROR_CLEANUP(let_go_at_exit, UInt64GetDatum(request.id));
 	{
 		result = wait_for_claim(request.id, give_up_at, &failure);
 	}
-	PG_FINALLY();
-	{
-		let_go(request.id);
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(let_go_at_exit, UInt64GetDatum(request.id));
+	let_go(request.id);
 	ConditionVariableCancelSleep();
 
 	if (result == CLAIM_LOST)
