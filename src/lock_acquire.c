@@ -29,6 +29,7 @@
 #include "utils/guc.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "wait_log.h"
 
 /*
  * A waiter looks at least this often whether the worker is alive, in
@@ -331,7 +332,7 @@ check_link(LocalHold *local, int64 asked_at, int64 *heartbeat, int64 *beat_at)
  * caller's own patience has ended.
  */
 static LockAskResult
-await_etcd(LocalHold *local, Patience patience)
+await_etcd(LocalHold *local, Patience patience, WaitLog *log)
 {
 	int64		asked_at = clock_now();
 	int64		beat_at = asked_at;
@@ -353,6 +354,7 @@ await_etcd(LocalHold *local, Patience patience)
 			return result;
 
 		check_link(local, asked_at, &heartbeat, &beat_at);
+		wait_log_tick(log, local, false);
 		now = clock_now();
 		if (now >= patience.lock_timeout_at &&
 			patience.lock_timeout_at <= patience.give_up_at)
@@ -375,6 +377,7 @@ await_etcd(LocalHold *local, Patience patience)
 		}
 
 		left = Min(patience.lock_timeout_at, patience.give_up_at);
+		left = Min(left, wait_log_next_time(log));
 		left = left == PG_INT64_MAX ? WATCHDOG : Min((left - now) / 1000 + 1, WATCHDOG);
 		if (now - asked_at >= WATCHDOG * INT64CONST(1000))
 			lock_table_wake_worker();	/* for its heartbeat */
@@ -408,10 +411,13 @@ check_drain_deadlock(LocalHold *local)
  * would wait for us unseen (rule 21).  False: our patience has ended.
  */
 static bool
-await_drain(LocalHold *local, Patience patience)
+await_drain(LocalHold *local, Patience patience, WaitLog *log)
 {
 	int64		now = clock_now();
 	int64		left = Min(patience.lock_timeout_at, patience.give_up_at);
+
+	wait_log_tick(log, local, true);
+	left = Min(left, wait_log_next_time(log));
 
 	if (now >= patience.lock_timeout_at &&
 		patience.lock_timeout_at <= patience.give_up_at)
@@ -451,6 +457,7 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 	volatile bool have_tag = false;
 	volatile bool granted = false;
 	int64		deadlock_check_at = clock_now() + (int64) DeadlockTimeout * 1000;
+	WaitLog		log = {0};
 	ErrorContextCallback context = {
 		.previous = error_context_stack,
 		.callback = error_context,
@@ -468,17 +475,19 @@ acquire_both(LocalHold *local, const LockRequest *request, Patience patience)
 				break;
 			have_tag = true;
 
-			result = await_etcd(local, patience);
+			result = await_etcd(local, patience, &log);
 			if (result == LOCK_ASK_FAILED &&
 				local->hold->failure.kind != FAILURE_REFUSED)
 				report_failure(local, &local->hold->failure);
 			granted = (result == LOCK_ASK_GRANTED);
+			if (granted)
+				wait_log_granted(&log, local);
 			if (result != LOCK_ASK_DRAIN)
 				break;
 
 			have_tag = false;
 			release_tag(local, request->session);
-			if (!await_drain(local, patience))
+			if (!await_drain(local, patience, &log))
 				break;
 			if (clock_now() >= deadlock_check_at)
 			{

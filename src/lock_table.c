@@ -430,6 +430,7 @@ lock_table_wait(const LockName *name, LockMode mode, bool upgrader,
 			pg_atomic_init_u64(&entry->keys[i].number, 0);
 		}
 		entry->in_work = false;
+		entry->holder_wanted = false;
 		entry->worker_name = NULL;
 	}
 
@@ -592,6 +593,23 @@ lock_table_check_done(LockHold *hold, uint64 check)
 	done = slot < 0 || entry->keys[slot].checks_done >= check;
 	lock_entry_unlock(lock);
 	return done;
+}
+
+LockEntry *
+lock_table_find(const char *key, LWLock **lock)
+{
+	char		name[ETCD_LOCK_MAX_KEY + 1];
+	uint32		hashcode;
+	LockEntry  *entry;
+
+	strlcpy(name, key, sizeof(name));
+	hashcode = string_hash(name, sizeof(name));
+	*lock = partition_lock(hashcode);
+	LWLockAcquire(*lock, LW_EXCLUSIVE);
+	entry = hash_search_with_hash_value(entries, name, hashcode, HASH_FIND, NULL);
+	if (entry == NULL)
+		LWLockRelease(*lock);
+	return entry;
 }
 
 /* ----------------------------------------------------------------

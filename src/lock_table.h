@@ -132,6 +132,7 @@ typedef struct LockEntry
 
 	bool		in_work;		/* the worker has yet to look at it */
 	dlist_node	work_link;		/* work_mutex */
+	bool		holder_wanted;	/* by a session, see wait_log.c */
 	void	   *worker_name;	/* the worker's own data for this name; the entry
 								 * stays as long as it has some */
 } LockEntry;
@@ -216,6 +217,7 @@ typedef struct LockHold
 
 	TimestampTz wait_start;
 	TimestampTz held_since;
+	bool		wants_holder;	/* see wait_log.c */
 	LockFailure failure;
 } LockHold;
 
@@ -226,12 +228,17 @@ typedef struct LockHold
 /* Names in UTF-8, also such as a database had to escape. */
 #define LOCK_PROC_TEXT		(4 * NAMEDATALEN)
 
+/* A sentence about the holder of a lock, in UTF-8. */
+#define LOCK_HOLDER_TEXT	512
+
 /* Who a session is, for the value of its keys. */
 typedef struct LockProc
 {
 	char		database[LOCK_PROC_TEXT];
 	char		username[LOCK_PROC_TEXT];
 	char		application[LOCK_PROC_TEXT];
+	char		holder[LOCK_HOLDER_TEXT];	/* whom it waits for; under the lock
+											 * of the entry that it waits for */
 	pg_atomic_uint64 told_epoch;	/* its holds of epochs up to this one were
 									 * lost, and it was told */
 } LockProc;
@@ -348,6 +355,9 @@ typedef struct LockHolder
 	char		username[LOCK_PROC_TEXT];
 	char		application[LOCK_PROC_TEXT];
 } LockHolder;
+
+/* With its lock held exclusively, which is also in *lock; NULL: there is none. */
+extern LockEntry *lock_table_find(const char *key, LWLock **lock);
 
 /* False: this server has no key of this name with this create_revision. */
 extern bool lock_table_holder(const char *name, int64 create_revision,

@@ -15,6 +15,7 @@
 #include "stats.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "wait_log.h"
 
 /*
  * While a session waits: how often to look at the queue when there is no
@@ -436,6 +437,7 @@ names_take_work(void)
 	{
 		WorkerName *name = entry->worker_name;
 		LWLock	   *lock = lock_entry_lock(entry);
+		HolderQuestion question = {0};
 		bool		has_keys = false;
 
 		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
@@ -446,10 +448,13 @@ names_take_work(void)
 			take_key(name, i);
 		if (name == NULL)
 			(void) lock_entry_remove_if_idle(entry);
+		else
+			wait_log_take(name, &question);
 		lock_entry_unlock(lock);
 
 		if (name != NULL)
 			name_forget_freed(name);
+		wait_log_ask_etcd(&question);
 	}
 }
 

@@ -104,6 +104,7 @@ struct WorkerName
 	dlist_node	range_link;
 	int64		range_retry_at;
 	int64		ranged_at;		/* when the last one was answered */
+	bool		asks_holder;	/* see wait_log.c */
 	int64		event_revision; /* highest that the watch has told of */
 
 	/* waiting */
