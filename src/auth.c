@@ -231,7 +231,7 @@ auth_reload(void)
 static void
 send_login(void)
 {
-	static const EtcdCallbacks callbacks = {NULL, login_done, true};
+	static const EtcdCallbacks callbacks = {.done = login_done, .secret = true};
 	ConfigFile	password;
 	char	   *error = read_password(&password);
 	char	   *body;

@@ -404,7 +404,7 @@ static void
 send(PageCall *call, const char *path, char *body,
 	 void (*done) (void *arg, const EtcdAnswer *answer))
 {
-	EtcdCallbacks callbacks = {NULL, done, MAX_ANSWER};
+	EtcdCallbacks callbacks = {.done = done, .max_answer = MAX_ANSWER};
 
 	if (body == NULL)
 	{
