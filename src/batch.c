@@ -32,9 +32,10 @@ batch_tick_value(TimestampTz tick, uint64 claim)
 
 	if (timestamp2tm(tick, NULL, &tm, &fsec, NULL, NULL) != 0)
 		elog(ERROR, "timestamp out of range");
-	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ %016" INT64_MODIFIER "x",
+	return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%06dZ %016llx",
 					tm.tm_year, tm.tm_mon, tm.tm_mday,
-					tm.tm_hour, tm.tm_min, tm.tm_sec, (int) fsec, claim);
+					tm.tm_hour, tm.tm_min, tm.tm_sec, (int) fsec,
+					(unsigned long long) claim);
 }
 
 bool
