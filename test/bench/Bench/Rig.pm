@@ -167,7 +167,7 @@ latencies in the order of each client's transactions.  Options: server (default
 a), script (its text), clients (default 1), seconds, or transactions (of each
 client), settings (hash), sample (part of the transactions whose latency is
 noted; default all for one client and a tenth for several), more (list of further
-arguments).  pgbench knows whole seconds only.
+arguments).
 
 =cut
 
@@ -180,6 +180,9 @@ sub start_pgbench
 	my %settings = %{ $options{settings} // {} };
 	my $sample = $options{sample} // ($clients == 1 ? 1 : 0.1);
 
+	# pgbench knows whole seconds only, and connecting is part of them.
+	my $seconds = ceil($options{seconds} // 0) + ($clients > 32 && !$self->{is_quick} ? 1 : 0);
+
 	open my $script, '>', "$prefix.sql" or die "$prefix.sql: $!";
 	print $script $options{script};
 	close $script;
@@ -190,7 +193,7 @@ sub start_pgbench
 		$node->installed_command('pgbench'),
 		'--host', $node->host, '--port', $node->port, '-n', '-M', 'prepared',
 		'-c', $clients, '-j', $clients > 1 ? 2 : 1,
-		$options{transactions} ? ('-t', $options{transactions}) : ('-T', ceil($options{seconds})),
+		$options{transactions} ? ('-t', $options{transactions}) : ('-T', $seconds),
 		'-f', "$prefix.sql", '-D', 'step=0', '-l', '--log-prefix', $prefix,
 		$sample < 1 ? ('--sampling-rate', $sample) : (),
 		@{ $options{more} // [] }, 'postgres');

@@ -46,7 +46,7 @@ static long operations;
 static int64_t lease;
 
 static void answered(void *arg, const EtcdAnswer *answer);
-static const EtcdCallbacks unary = {NULL, answered};
+static const EtcdCallbacks unary = {.done = answered};
 
 static const char *
 base64(const char *text)
@@ -211,7 +211,7 @@ run(void)
 int
 main(int argc, char **argv)
 {
-	static const EtcdCallbacks grant = {NULL, granted};
+	static const EtcdCallbacks grant = {.done = granted};
 	double		began;
 	int			n;
 	int			i;

@@ -1,7 +1,10 @@
-// gomutex: what Go's concurrency.Mutex does, each client with a connection and
-// a session of its own, as separate programs have them.
+// gomutex: what Go's concurrency.Mutex does, each client with a session of its own.
 //
-//	gomutex locks ENDPOINT SECONDS CLIENTS [one]           "one": all want the same lock
+//	gomutex locks ENDPOINT SECONDS CLIENTS [one] [apart]
+//
+// "one": all want the same lock.  "apart": each has a connection of its own, as
+// separate programs have; without it they share one, which is faster.
+//
 //	gomutex handover ENDPOINT SECONDS SETTLE_MILLISECONDS  see handover.c
 //
 // Prints what sample.h tells.
@@ -43,10 +46,14 @@ func number(text string) float64 {
 	return value
 }
 
-// session connects; close it, or its lease lives on for a minute.
-func session(endpoint string) *concurrency.Session {
+func connect(endpoint string) *clientv3.Client {
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
 	must(err)
+	return client
+}
+
+// session begins one; close it, or its lease lives on for a minute.
+func session(client *clientv3.Client) *concurrency.Session {
 	session, err := concurrency.NewSession(client)
 	must(err)
 	return session
@@ -69,18 +76,22 @@ func locks(mutex *concurrency.Mutex, until time.Time) (samples []sample) {
 	return samples
 }
 
-func locksOf(endpoint string, seconds float64, clients int, one bool) {
+func locksOf(endpoint string, seconds float64, clients int, one bool, apart bool) {
 	var wait sync.WaitGroup
 	sessions := make([]*concurrency.Session, clients)
 	mutexes := make([]*concurrency.Mutex, clients)
 	samples := make([][]sample, clients)
 
+	client := connect(endpoint)
 	for i := range mutexes {
+		if apart {
+			client = connect(endpoint)
+		}
 		name := "/bench/go"
 		if !one {
 			name += strconv.Itoa(i)
 		}
-		sessions[i] = session(endpoint)
+		sessions[i] = session(client)
 		mutexes[i] = concurrency.NewMutex(sessions[i], name)
 	}
 	began := time.Now()
@@ -111,7 +122,7 @@ func locksOf(endpoint string, seconds float64, clients int, one bool) {
 
 func handover(endpoint string, seconds float64, settle float64) {
 	var samples []sample
-	sessions := []*concurrency.Session{session(endpoint), session(endpoint)}
+	sessions := []*concurrency.Session{session(connect(endpoint)), session(connect(endpoint))}
 	holder := concurrency.NewMutex(sessions[0], "/bench/gohandover")
 	waiter := concurrency.NewMutex(sessions[1], "/bench/gohandover")
 
@@ -158,7 +169,11 @@ func main() {
 	endpoint, seconds := os.Args[2], number(os.Args[3])
 	switch os.Args[1] {
 	case "locks":
-		locksOf(endpoint, seconds, int(number(os.Args[4])), len(os.Args) > 5)
+		options := map[string]bool{}
+		for _, option := range os.Args[5:] {
+			options[option] = true
+		}
+		locksOf(endpoint, seconds, int(number(os.Args[4])), options["one"], options["apart"])
 	case "handover":
 		handover(endpoint, seconds, number(os.Args[4]))
 	}

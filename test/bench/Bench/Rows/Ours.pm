@@ -240,12 +240,14 @@ sub taken
 				'a');
 			$session->quit;
 			my @all = @{ delete $run->{latencies} };
+			# The servers' keepalives are three requests each, of which the first or
+			# the last may have been cut off.
+			my $own = $run->{requests} - 3 * $run->{keepalives};
 			return {
 				%$run,
 				samples => { statement => [ @all[ $warm_up .. $#all ] ] },
 				rate => $run->{tps},
-				# The servers' keepalives are three requests each.
-				own_requests => $run->{requests} - 3 * $run->{keepalives}
+				own_requests => abs $own < 10 / $run->{count} ? 0 : $own
 			};
 		},
 	};

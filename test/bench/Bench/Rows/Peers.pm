@@ -40,7 +40,12 @@ sub rows
 			title => '`etcdctl lock NAME true`, from start to end',
 			run => \&etcdctl,
 		},
-		(map { go("go_$_", 'many', "$go, $_ clients", $_) } 8, 64),
+		(
+			map {
+				go("go_$_", 'many', "$go, $_ clients of one program", $_),
+				go("go_${_}_apart", 'many', "$go, $_ clients, a connection each", $_, 'apart')
+			} 8, 64
+		),
 		{
 			id => 'v3lock_64',
 			group => 'many',
