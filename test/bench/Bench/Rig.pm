@@ -29,6 +29,8 @@ log_line_prefix = '%m [%p] '
 etcd_lock.max_names_per_session = 20000
 END
 
+my @names = qw(a b c);
+
 =pod
 
 =over
@@ -50,14 +52,13 @@ sub new
 		is_quick => $options{quick},
 		files => 0,
 	}, $class;
-	my %max_names = (a => 16384, b => 4096, c => 4096);
-
-	foreach my $name (sort keys %max_names)
+	foreach my $name (@names)
 	{
+		my $max_names = $name eq 'a' ? 16384 : 4096;
 		my $node = new_server(
 			$name,
 			endpoints => $self->endpoint,
-			conf => $conf . "etcd_lock.max_names = $max_names{$name}\n");
+			conf => $conf . "etcd_lock.max_names = $max_names\n");
 		$node->start;
 		$node->safe_psql('postgres',
 			    'CREATE EXTENSION etcd_lock;'
@@ -66,7 +67,7 @@ sub new
 		$self->{$name} = $node;
 	}
 	$self->{$_}->safe_psql('postgres', "SELECT etcd_lock('/bench/warm'), etcd_unlock('/bench/warm')")
-	  foreach keys %max_names;
+	  foreach @names;
 	return $self;
 }
 
@@ -84,6 +85,27 @@ sub postmaster
 	return $pid;
 }
 
+=item $rig->run_only(@names)
+
+Let these servers run and no others.
+
+=cut
+
+sub run_only
+{
+	my ($self, @run) = @_;
+	foreach my $name (@names)
+	{
+		my $should = grep { $_ eq $name } @run;
+		next if !!$should == !$self->{stopped}{$name};
+		if ($should) { $self->{$name}->start }
+		else { $self->{$name}->stop('fast') }
+		$self->{stopped}{$name} = !$should;
+		delete $self->{worker}{$name};
+	}
+	return;
+}
+
 =item $rig->stop
 
 End everything.
@@ -93,7 +115,7 @@ End everything.
 sub stop
 {
 	my ($self) = @_;
-	$_->stop('fast') foreach @$self{qw(a b c)};
+	$self->run_only;
 	$self->{etcd}->stop;
 	return;
 }

@@ -86,25 +86,11 @@ sub views
 	};
 }
 
-# Only server a runs meanwhile, so all requests are its own.
-sub alone
-{
-	my ($rig, $work) = @_;
-	my @others = map { $rig->server($_) } qw(b c);
-	$_->stop('fast') foreach @others;
-	my $result = eval { $work->() };
-	my $error = $@;
-	foreach my $other (@others) { $other->start }
-	delete $rig->{worker};
-	die $error unless $result;
-	return $result;
-}
-
 # What a server and etcd do in so many seconds, when what was before has ended.
 sub at_rest
 {
 	my ($rig, $seconds) = @_;
-	sleep 2;
+	sleep($rig->is_quick ? 0.5 : 2);
 	my $pid = $rig->worker('a');
 	my $account = sub { return { %{ $rig->account({ a => $rig->postmaster('a') }) }, wakes => switches($pid) } };
 	my $before = $account->();
@@ -123,7 +109,8 @@ sub at_rest
 	};
 }
 
-# Ten times the seconds of other rows: keepalives are seconds apart.
+# Ten times the seconds of other rows: keepalives are seconds apart.  Only server a
+# runs meanwhile, so all requests are its own.
 sub idle
 {
 	my ($id, $title, $many) = @_;
@@ -135,21 +122,18 @@ sub idle
 		run => sub {
 			my ($rig, $seconds) = @_;
 			my $held = $rig->is_quick && $many > 1000 ? 1000 : $many;
-			return alone(
-				$rig,
-				sub {
-					my $session = session($rig->server('a'));
-					my $began = time;
-					$session->query("SELECT count(etcd_lock('/held/' || i)) FROM generate_series(1, $held) i");
-					my %held = $held ? (lock_ms => 1e3 * (time - $began) / $held) : ();
-							my $result = at_rest($rig, 10 * $seconds);
-					$began = time;
-					$session->query('SELECT etcd_unlock_all()');
-					$held{release_all_ms} = 1e3 * (time - $began) if $held;
-					$session->quit;
-					wait_until('all keys are deleted', sub { !$rig->etcd->keys('/held/') });
-					return { %$result, %held };
-				});
+			$rig->run_only('a');
+			my $session = session($rig->server('a'));
+			my $began = time;
+			$session->query("SELECT count(etcd_lock('/held/' || i)) FROM generate_series(1, $held) i");
+			my %held = $held ? (lock_ms => 1e3 * (time - $began) / $held) : ();
+			my $result = at_rest($rig, 10 * $seconds);
+			$began = time;
+			$session->query('SELECT etcd_unlock_all()');
+			$held{release_all_ms} = 1e3 * (time - $began) if $held;
+			$session->quit;
+			wait_until('all keys are deleted', sub { !$rig->etcd->keys('/held/') });
+			return { %$result, %held };
 		},
 	};
 }
@@ -168,6 +152,7 @@ sub waiters
 		once => 1,
 		run => sub {
 			my ($rig, $seconds) = @_;
+			$rig->run_only('a', $server);
 			my $holder = session($rig->server($server));
 			my $n = $rig->is_quick && $many > 1 ? 100 : $many;
 			$holder->query("SELECT $lock");
