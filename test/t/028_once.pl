@@ -76,6 +76,21 @@ is( $one->query("SELECT 1 WHERE etcd_try_once('/once', ${\ tick(25)}) "
 	'', 'another condition is false');
 is(once($one, 25), 't', 'then the tick is not claimed');
 
+# Nobody else takes the tick for a waiter, and each namespace has its own.
+my $etcdctl = EtcdLockTest::EtcdctlLock->new($etcd, '/once');
+ok(wait_until('etcdctl has the lock', sub { $etcdctl->held }),
+	'etcdctl lock on the same name gets it');
+is(once($one, 26), 'f', 'and while it has it no tick is claimed');
+$etcdctl->release;
+wait_until('etcdctl has ended', sub { !$etcd->keys('/once/') });
+is(once($one, 26), 't', 'and then it is');
+$three->query("SET etcd_lock.namespace = 'tenant'");
+is(join(' ', once($three, 26), once($three, 26)), 't f',
+	'in another namespace the same tick is another one');
+is(join(' ', $etcd->keys('tenant')), 'tenant.etcd_lock/tick//once', 'by another key');
+$three->query('RESET etcd_lock.namespace');
+$etcd->delete('tenant');
+
 # The lock comes with the tick; who finds it held claims nothing.
 $one->query('BEGIN');
 is(once($one, 30), 't', 'in a transaction');
