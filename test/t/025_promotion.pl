@@ -125,6 +125,13 @@ my $only_primary =
 is( join(' ', map { $_->query($only_primary) } $there, $here),
 	' runs', 'on the primary only: and the standby did not take the lock');
 $here->query("SELECT etcd_unlock('/only')");
+my ($hosts, $ports) =
+  map { my $what = $_; join ',', map { $_->$what } $standby, $primary } qw(host port);
+my $found = $primary->safe_psql(
+	'postgres',
+	"CALL etcd_lock_wait('/primary'); SELECT pg_is_in_recovery(), etcd_lock_check('/primary')",
+	connstr => "host=$hosts port=$ports dbname=postgres target_session_attrs=primary");
+is($found, 'f|t', 'libpq finds the primary for a lock');
 
 # A tick is claimed once among primary and standby.
 is( join(' ',

@@ -19,7 +19,11 @@ my @nodes = map {
 	my $node = new_server(
 		$_,
 		endpoints => $_ eq 'one' ? $proxy->url : $etcd->endpoint,
-		conf => "etcd_lock.lease_ttl = '3s'\netcd_lock.request_timeout = '500ms'");
+		conf => <<'END');
+etcd_lock.lease_ttl = '3s'
+etcd_lock.request_timeout = '500ms'
+etcd_lock.connect_timeout = '3s'
+END
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 	$node;
@@ -266,10 +270,12 @@ is(once($two, 161), 't', 'the next one is free then');
 wait_until('its last process has ended', sub { !kill 0, @pids });
 $nodes[0]->start;
 
-# Restarts.  Everything stops, everything starts.
+# Restarts.  Without etcd there is an error; everything stops, everything starts.
+$etcd->stop;
+is($two->try("SELECT etcd_try_once('/once', ${\ tick(162)})")->{sqlstate},
+	'08006', 'etcd is away: an error');
 $_->quit foreach @sessions[ 6 .. 17 ], @gates[ 1, 2 ];
 $_->stop foreach @nodes;
-$etcd->stop;
 $etcd->start;
 $_->start foreach @nodes;
 ($one, $two, $three) = map { session($_) } @nodes;
