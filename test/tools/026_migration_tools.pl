@@ -34,8 +34,8 @@ my %TOOLS = (
 		waits => 1,
 		command => sub {
 			my ($version) = @_;
-			return ('sqitch', '--chdir', "$dir/sqitch", 'deploy', '--to',
-				"change$version", '--lock-timeout', 120, 'db:pg:');
+			return ('sqitch', '--chdir', "$dir/sqitch", 'deploy', '--to', "change$version",
+				'--lock-timeout', $version == 3 ? 5 : 120, 'db:pg:');
 		}
 	},
 	'node-pg-migrate' => {
@@ -99,6 +99,11 @@ class Change$version < ActiveRecord::Migration[6.0]
 end
 END
 }
+$plan .= "change3 2026-01-01T00:00:03Z Test <test\@localhost> # change\n";
+write_file('sqitch/deploy/change3.sql', <<'END');
+SELECT do_work('sqitch 3');
+CREATE INDEX CONCURRENTLY sqitch_index ON sqitch_2 (i);
+END
 write_file('sqitch/sqitch.plan', $plan);
 write_file('sqitch/sqitch.conf', "[core]\n\tengine = pg\n");
 symlink $node_modules, "$dir/node/node_modules" if $node_modules;
@@ -311,7 +316,7 @@ foreach my $tool (@tools)
 	open_gate();
 	if ($refuses)
 	{
-		my ($worker) = grep { !ended($_) } @runs;
+		my ($worker) = grep { my $run = $_; !grep { $_ == $run } @ended } @runs;
 		all_well("$tool: the one that worked succeeds", $worker);
 
 		# Deploys that were refused try again, all together.
@@ -359,6 +364,38 @@ foreach my $tool (@tools)
 	is(scalar @lost, 1, "$tool: one did not end its work");
 	done_once("$tool 2");
 	close_gate();
+	is_left_clean($etcd, @nodes);
+}
+
+# sqitch has its lock in one session and runs the change in another, so neither
+# PostgreSQL nor etcd_lock can know that an index build waits for those who wait for
+# the lock, in a SELECT: until they give up, with one server as with many.
+if (grep { $_ eq 'sqitch' } @tools)
+{
+	my @runs = map { start_run('sqitch', 3, $nodes[ $_ % 2 ]) } 1 .. 4;
+	wait_until('index: one works, the others wait',
+		sub { return work('sqitch 3') && waiting_for_lock() == @runs - 1 });
+	open_gate();
+
+	# They are run again until all have succeeded.
+	my @failed = failed(@runs);
+	cmp_ok(scalar(@failed), '<', scalar(@runs), 'index: one succeeds');
+	for (1 .. @runs)
+	{
+		my @odd = grep { output($_) !~ /Timed out waiting/ } @failed;
+		is(scalar @odd, 0, 'index: the others gave up, or had nothing to do')
+		  or diag(output($odd[0]));
+		last unless @failed;
+		@failed = failed(map { start_run('sqitch', 3, $_->{node}) } @failed);
+	}
+	is(scalar @failed, 0, 'index: run again, all succeed');
+	done_once('sqitch 3');
+	foreach my $node (@nodes)
+	{
+		is( $node->safe_psql('app', "SELECT indisvalid FROM pg_index
+				WHERE indexrelid = 'sqitch_index'::regclass"),
+			't', 'index: it is valid on ' . $node->name);
+	}
 	is_left_clean($etcd, @nodes);
 }
 
