@@ -13,6 +13,7 @@
 #include "batch.h"
 
 #include "health.h"
+#include "mb/pg_wchar.h"
 
 #define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 #define REFUSED_PAUSE		INT64CONST(1000000)
@@ -22,7 +23,8 @@ typedef enum Outcome
 {
 	OUTCOME_UNKNOWN,			/* may be carried out yet */
 	OUTCOME_NOT_SENT,			/* surely not */
-	OUTCOME_REFUSED				/* not carried out; *error says why */
+	OUTCOME_REFUSED,			/* not carried out; *error says why */
+	OUTCOME_TOO_LONG			/* likely carried out; *error says so */
 } Outcome;
 
 static LockKey *
@@ -66,6 +68,8 @@ fail_key(WorkerKey *key, LockFailureKind kind, int sqlerrcode,
 	LockFailure failure = {.kind = kind, .sqlerrcode = sqlerrcode};
 
 	strlcpy(failure.message, message, sizeof(failure.message));
+	failure.message[pg_encoding_mbcliplen(PG_UTF8, failure.message, strlen(failure.message),
+										  sizeof(failure.message) - 1)] = '\0';
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (shared->state == KEY_DELETING)
 		lock_key_free(entry, shared);
@@ -87,9 +91,35 @@ worker_sqlerrcode(const EtcdError *error)
 			return ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
 		case ETCD_RESOURCE_EXHAUSTED:
 			return ERRCODE_DISK_FULL;
+		case ETCD_BAD_ANSWER:
+			return ERRCODE_PROGRAM_LIMIT_EXCEEDED;
 		default:
 			return ERRCODE_EXTERNAL_ROUTINE_EXCEPTION;
 	}
+}
+
+/*
+ * A queue that is too long for an answer: who asked alone is told; others ask
+ * again, alone.  A key that may have been put is deleted.
+ */
+static void
+item_too_long(Item *item, const EtcdError *error, bool alone)
+{
+	WorkerKey  *key = item->key;
+	LockEntry  *entry = item->name->entry;
+	LockFailure failure = {.kind = FAILURE_ERROR, .sqlerrcode = worker_sqlerrcode(error)};
+
+	name_note_huge(item->name, true);
+	if (alone && key->phase != PHASE_DELETE)
+	{
+		LWLock	   *lock = lock_entry_lock(entry);
+
+		strlcpy(failure.message, error->message, sizeof(failure.message));
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+		lock_key_tell_failure(entry, shared_key(key), &failure);
+		lock_entry_unlock(lock);
+	}
+	condemn(key);
 }
 
 static void
@@ -106,13 +136,20 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 	{
 		if (item->name->entry == NULL)
 			return;
-		item->name->range_retry_at = now + RETRY_PAUSE;
-		item->name->range_alone = outcome == OUTCOME_REFUSED;
+		item->name->range_retry_at = now +
+			(outcome == OUTCOME_TOO_LONG && alone ? REFUSED_PAUSE : RETRY_PAUSE);
+		item->name->range_alone = outcome == OUTCOME_REFUSED || outcome == OUTCOME_TOO_LONG;
 		requests_range(item->name);
 		return;
 	}
 	if (!item_is_current(item))
 		return;
+
+	if (outcome == OUTCOME_TOO_LONG && item->kind != ITEM_DELETE)
+	{
+		item_too_long(item, error, alone);
+		return;
+	}
 
 	/* A put that may come late is never tried again under the same number. */
 	if ((item->kind == ITEM_PUT || item->kind == ITEM_PUT_FIRST ||
@@ -167,16 +204,16 @@ batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick, uint64 claim)
 
 /* The same; an odd value counts as taken. */
 static bool
-tick_is_taken(WorkerKey *key, const EtcdOpResult *result, char **odd)
+tick_is_taken(WorkerKey *key, const EtcdOpResult *result, bool *odd)
 {
-	*odd = NULL;
+	*odd = false;
 	key->tick_revision = 0;
 	if (result->nkvs == 0)
 		return false;
 	key->tick_revision = result->kvs[0].mod_revision;
 	if (!batch_holds_tick(result))
 	{
-		*odd = result->kvs[0].key;
+		*odd = true;
 		return true;
 	}
 	return batch_tick_is_taken(result, shared_key(key)->tick, shared_key(key)->claim);
@@ -188,7 +225,7 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 {
 	QueueView	view;
 	bool		is_free;
-	char	   *odd = NULL;
+	bool		odd = false;
 
 	if (key->phase != PHASE_TRY)
 	{
@@ -212,9 +249,10 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 
 	if (is_free && shared_key(key)->has_tick)
 		is_free = !tick_is_taken(key, &results[1], &odd);
-	if (odd != NULL)
+	if (odd)
 		fail_key(key, FAILURE_ERROR, ERRCODE_DATA_CORRUPTED,
-				 psprintf("key \"%s\" in etcd does not hold a tick", odd));
+				 psprintf("key \"%s\" in etcd does not hold a tick",
+						  batch_tick_key(key)));
 	else if (!is_free)
 		fail_key(key, FAILURE_REFUSED, 0, "");
 	else
@@ -394,33 +432,90 @@ item_done(Item *item, const EtcdTxnResult *txn)
 	}
 }
 
+/* Is it about the queue of this name: a range below it? */
+static bool
+is_queue_of(const WorkerName *name, const EtcdOpResult *result)
+{
+	if (result->type != ETCD_OP_RANGE)
+		return false;
+	for (int i = 0; i < result->nkvs; i++)
+	{
+		if (result->kvs[i].key_len <= name->name_len ||
+			memcmp(result->kvs[i].key, name->prefix, name->name_len + 1) != 0)
+			return false;
+	}
+	return true;
+}
+
+static bool
+is_stray(const Stray *stray, const EtcdOpResult *result)
+{
+	return result->type == ETCD_OP_RANGE &&
+		(result->nkvs == 0 ||
+		 (result->nkvs == 1 && result->kvs[0].key_len == stray->key_len &&
+		  memcmp(result->kvs[0].key, stray->key, stray->key_len) == 0));
+}
+
+static bool
+item_fits(const Item *item, const EtcdTxnResult *txn)
+{
+	const EtcdOpResult *first = &txn->results[txn->succeeded ? item->result : item->else_result];
+
+	switch (item->kind)
+	{
+		case ITEM_DELETE:
+		case ITEM_STRAY:
+			return first->type == ETCD_OP_DELETE;
+		case ITEM_STRAY_LOOK:
+			return is_stray(item->stray, first);
+		case ITEM_PUT_FIRST:
+			return first->type == ETCD_OP_PUT;
+		case ITEM_PUT:
+		case ITEM_RANGE:
+			return is_queue_of(item->name, first);
+		case ITEM_TRY:
+		case ITEM_LOOK:
+			return is_queue_of(item->name, first) &&
+				(!item->has_tick || (item->kind == ITEM_TRY && txn->succeeded) ||
+				 (first[1].type == ETCD_OP_RANGE && first[1].nkvs <= 1));
+	}
+	return false;
+}
+
+static bool
+puts_something(const Batch *batch)
+{
+	for (int i = 0; i < batch->nitems; i++)
+	{
+		if (batch->items[i].kind == ITEM_PUT || batch->items[i].kind == ITEM_PUT_FIRST ||
+			batch->items[i].kind == ITEM_TRY)
+			return true;
+	}
+	return false;
+}
+
 /*
- * Has the answer as many results as the Txn had operations, of the kinds that
- * we asked for?  Nothing of it is believed otherwise.
+ * Is it the answer to this request, and not to another one?  It has as many
+ * results as the Txn had operations, of the kinds and about the names that we
+ * asked for, and is no older than what we knew when we asked; a put has made a
+ * new revision.  Nothing of it is believed otherwise.  (Another cluster counts
+ * anew: lease_saw_header.)
  */
 static bool
 answer_fits(const Batch *batch, const EtcdTxnResult *txn)
 {
+	int64		least = batch->floor;
+
 	if (txn->nresults != (txn->succeeded ? batch->nsuccess : batch->nfailure))
 		return false;
-	if (txn->nresults == 0)
-		return true;
-	for (int i = 0; i < batch->nitems; i++)
+	if (txn->succeeded && puts_something(batch))
+		least++;
+	if (txn->header.revision < least &&
+		txn->header.cluster_id == lock_shared->cluster_id)
+		return false;
+	for (int i = 0; i < batch->nitems && txn->nresults > 0; i++)
 	{
-		const Item *item = &batch->items[i];
-		int			first = txn->succeeded ? item->result : item->else_result;
-		EtcdOpType	type;
-
-		if (item->kind == ITEM_DELETE || item->kind == ITEM_STRAY)
-			type = ETCD_OP_DELETE;
-		else if (item->kind == ITEM_PUT_FIRST)
-			type = ETCD_OP_PUT;
-		else
-			type = ETCD_OP_RANGE;
-		if (txn->results[first].type != type)
-			return false;
-		if ((item->kind == ITEM_LOOK || (item->kind == ITEM_TRY && !txn->succeeded)) &&
-			item->has_tick && txn->results[first + 1].type != ETCD_OP_RANGE)
+		if (!item_fits(&batch->items[i], txn))
 			return false;
 	}
 	return true;
@@ -459,7 +554,13 @@ batch_done(void *arg, const EtcdAnswer *answer)
 			item->name->range_in_flight = false;
 	}
 
-	if (!answer->delivered)
+	if (answer->too_long)
+	{
+		outcome = OUTCOME_TOO_LONG;
+		error.code = ETCD_BAD_ANSWER;
+		strlcpy(error.message, answer->error, sizeof(error.message));
+	}
+	else if (!answer->delivered)
 		outcome = answer->ambiguous ? OUTCOME_UNKNOWN : OUTCOME_NOT_SENT;
 	else if (!decode(batch, answer, &txn, &error))
 	{
@@ -511,6 +612,9 @@ batch_done(void *arg, const EtcdAnswer *answer)
 			lease_saw_header(&txn.header);
 	}
 
+	if (done && batch->nitems == 1 && batch->is_read &&
+		batch->items[0].name != NULL && batch->items[0].name->entry != NULL)
+		name_note_huge(batch->items[0].name, false);
 	for (int i = 0; i < batch->nitems; i++)
 	{
 		Item	   *item = &batch->items[i];

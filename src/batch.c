@@ -107,6 +107,15 @@ one_key(const char *key)
 	return range;
 }
 
+/* Others may have put any bytes into it, a NUL too. */
+static EtcdRange
+stray_range(const Stray *stray)
+{
+	EtcdRange	range = {stray->key, stray->key_len, NULL, 0};
+
+	return range;
+}
+
 static EtcdOp
 delete_op(const char *key)
 {
@@ -165,11 +174,11 @@ put_op(Building *b, const WorkerKey *key)
  * that is carried out late, or twice, from hitting that one (rule 11).
  */
 static EtcdCompare
-still_this_key(const char *key, int64 create_revision)
+still_this_key(EtcdRange key, int64 create_revision)
 {
 	EtcdCompare compare = {
 		.target = ETCD_COMPARE_CREATE, .result = ETCD_COMPARE_EQUAL,
-		.range = one_key(key), .revision = create_revision
+		.range = key, .revision = create_revision
 	};
 
 	return compare;
@@ -182,7 +191,7 @@ batch_add_delete(Building *b, WorkerKey *key)
 
 	item->fenced = key->create_revision != 0;
 	if (item->fenced)
-		b->compare[b->ncompare++] = still_this_key(key->etcd_key,
+		b->compare[b->ncompare++] = still_this_key(one_key(key->etcd_key),
 												   key->create_revision);
 	b->success[b->nsuccess++] = delete_op(key->etcd_key);
 	b->bytes += strlen(key->etcd_key);
@@ -224,8 +233,8 @@ batch_add_put_first(Building *b, WorkerKey *key, int64 since)
 	b->success[b->nsuccess++] = put_op(b, key);
 }
 
-static char *
-tick_key(const WorkerKey *key)
+char *
+batch_tick_key(const WorkerKey *key)
 {
 	const LockEntry *entry = key->name->entry;
 	const LockKey *shared = &entry->keys[key - key->name->keys];
@@ -254,7 +263,7 @@ batch_add_try(Building *b, WorkerKey *key)
 	{
 		EtcdCompare same_tick = {
 			.target = ETCD_COMPARE_MOD, .result = ETCD_COMPARE_EQUAL,
-			.range = one_key(tick_key(key)), .revision = key->tick_revision
+			.range = one_key(batch_tick_key(key)), .revision = key->tick_revision
 		};
 		EtcdOp		put = {.type = ETCD_OP_PUT, .range = same_tick.range};
 		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = same_tick.range};
@@ -276,7 +285,7 @@ batch_add_look(Building *b, WorkerKey *key)
 	b->success[b->nsuccess++] = queue_op(key->name);
 	if (item->has_tick)
 	{
-		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = one_key(tick_key(key))};
+		EtcdOp		range = {.type = ETCD_OP_RANGE, .range = one_key(batch_tick_key(key))};
 
 		b->success[b->nsuccess++] = range;
 	}
@@ -321,6 +330,7 @@ batch_start(bool is_read)
 		batch = MemoryContextAlloc(TopMemoryContext, sizeof(Batch));
 	batch->is_read = is_read;
 	batch->epoch = deadline_epoch(&lock_shared->deadline);
+	batch->floor = lock_shared->highest_revision;
 	batch->nitems = 0;
 
 	building.batch = batch;
@@ -345,7 +355,7 @@ void
 batch_add_stray_look(Building *b, Stray *stray)
 {
 	Item	   *item = add_item(b, ITEM_STRAY_LOOK, NULL, NULL);
-	EtcdOp		op = {.type = ETCD_OP_RANGE, .range = one_key(stray->key),
+	EtcdOp		op = {.type = ETCD_OP_RANGE, .range = stray_range(stray),
 	.keys_only = true};
 
 	item->stray = stray;
@@ -356,11 +366,11 @@ void
 batch_add_stray(Building *b, Stray *stray)
 {
 	Item	   *item = add_item(b, ITEM_STRAY, NULL, NULL);
+	EtcdOp		op = {.type = ETCD_OP_DELETE, .range = stray_range(stray)};
 
 	item->stray = stray;
-	b->compare[b->ncompare++] = still_this_key(stray->key,
-											   stray->create_revision);
-	b->success[b->nsuccess++] = delete_op(stray->key);
+	b->compare[b->ncompare++] = still_this_key(op.range, stray->create_revision);
+	b->success[b->nsuccess++] = op;
 }
 
 /* The request's body and where it is to be sent.  NULL: out of memory. */

@@ -36,7 +36,7 @@ typedef struct Stray
 	int64		retry_at;		/* clock_now(): not before */
 	bool		under_way;
 	size_t		key_len;
-	char		key[FLEXIBLE_ARRAY_MEMBER];	/* NUL-terminated */
+	char		key[FLEXIBLE_ARRAY_MEMBER];
 } Stray;
 
 typedef struct Item
@@ -58,6 +58,7 @@ typedef struct Batch
 	bool		is_read;
 	bool		is_single;		/* a range, sent without a Txn around it */
 	uint64		epoch;			/* in which it was sent */
+	int64		floor;			/* highest revision known before that */
 	int			nsuccess;		/* operations in each branch */
 	int			nfailure;
 	int			nitems;
@@ -98,6 +99,7 @@ extern void batch_add_put_first(Building *b, WorkerKey *key, int64 since);
 extern void batch_add_try(Building *b, WorkerKey *key);
 extern void batch_add_look(Building *b, WorkerKey *key);
 extern void batch_add_range(Building *b, WorkerName *name);
+extern char *batch_tick_key(const WorkerKey *key);
 extern char *batch_tick_value(TimestampTz tick, uint64 claim);
 extern char *batch_encode(Building *b, const char **path);
 

@@ -294,7 +294,7 @@ wait_for_break(uint64 id, int64 give_up_at)
 		ereport(ERROR,
 				(errcode(failure.sqlerrcode),
 				 errmsg("could not break the lock"),
-				 errdetail("%s", failure.message)));
+				 errdetail("%s", lock_text_for_user(failure.message, strlen(failure.message)))));
 	return broken;
 }
 

@@ -254,7 +254,7 @@ decode_lease_fields(const cJSON *message, EtcdLeaseResult *result, EtcdError *er
 		return false;
 	if (result->id == 0)
 		return etcd_json_bad(err, "no lease id in etcd's answer");
-	if (result->ttl > ETCD_MAX_TTL)
+	if (result->ttl > ETCD_MAX_TTL || result->ttl < -1)
 		return etcd_json_bad(err, "an impossible TTL in etcd's answer");
 	if (!allocate_elements(keys, sizeof(EtcdKeyValue), (void **) &result->keys,
 						   &result->nkeys, err))

@@ -35,6 +35,7 @@ struct HandleOptions
 struct EtcdHandles
 {
 	curl_write_callback store;
+	curl_write_callback header;
 	curl_prereq_callback sending;
 	HandleOptions *options;		/* for new handles */
 	EtcdHandle *idle[MAX_IDLE_HANDLES];	/* all of them with these options */
@@ -249,6 +250,7 @@ new_easy(EtcdHandles *handles)
 						 handles->options->headers) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_POST, 1L) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, handles->store) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, handles->header) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, handles->sending) == CURLE_OK)
 		return easy;
 	curl_easy_cleanup(easy);
@@ -350,13 +352,15 @@ etcd_handles_set_token(EtcdHandles *handles, const char *token)
 }
 
 EtcdHandles *
-etcd_handles_create(curl_write_callback store, curl_prereq_callback sending)
+etcd_handles_create(curl_write_callback store, curl_write_callback header,
+					curl_prereq_callback sending)
 {
 	EtcdHandles *handles = calloc(1, sizeof(EtcdHandles));
 
 	if (handles == NULL)
 		return NULL;
 	handles->store = store;
+	handles->header = header;
 	handles->sending = sending;
 	handles->options = new_options();
 	if (handles->options == NULL || !set_headers(handles->options, NULL))

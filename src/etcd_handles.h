@@ -25,8 +25,12 @@ typedef struct EtcdHandle
 	HandleOptions *options;		/* that it was made with */
 } EtcdHandle;
 
-/* "store" gets what comes in, "sending" is called before a request goes out. */
+/*
+ * "store" gets what comes in, "header" its headers, "sending" is called before a
+ * request goes out.
+ */
 extern EtcdHandles *etcd_handles_create(curl_write_callback store,
+										curl_write_callback header,
 										curl_prereq_callback sending);
 extern void etcd_handles_destroy(EtcdHandles *handles);
 

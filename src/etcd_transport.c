@@ -42,6 +42,10 @@
 
 #include "etcd_handles.h"
 
+#ifndef CURL_WRITEFUNC_ERROR	/* before 7.87 */
+#define CURL_WRITEFUNC_ERROR	0xFFFFFFFF
+#endif
+
 /* Connections kept open: those of all watches and then some. */
 #define MAX_CONNECTIONS		512L
 
@@ -66,6 +70,7 @@ struct EtcdTransport
 	Link		requests;		/* all but given_request */
 	Link		ready;			/* those with something to deliver, in order */
 	uint64_t	last_ready;		/* number of the latest one put there */
+	size_t		stored;			/* bytes in all requests' data, but streams' */
 
 	char	   *given_data;		/* lent to a data callback */
 	EtcdRequest *given_request; /* its done callback was called */
@@ -88,7 +93,9 @@ struct EtcdRequest
 	char	   *data;			/* received and not delivered */
 	size_t		len;
 	size_t		size;
-	bool		too_long;
+	size_t		header_len;
+	const char *too_long;		/* given up: what was longer */
+	size_t		limit;			/* than this */
 	int			http_status;	/* 0: none yet */
 
 	bool		ended;			/* the rest of the answer is known */
@@ -255,6 +262,54 @@ max_answer(const EtcdRequest *request)
 		request->callbacks.max_answer : ETCD_MAX_ANSWER;
 }
 
+static long
+http_status(const EtcdRequest *request)
+{
+	long		status = 0;
+
+	curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE, &status);
+	return status;
+}
+
+/* Let go of what has come; the memory is the caller's. */
+static char *
+take_data(EtcdRequest *request)
+{
+	char	   *data = request->data;
+
+	if (!is_stream(request))
+		request->transport->stored -= request->size;
+	request->data = NULL;
+	request->len = 0;
+	request->size = 0;
+	return data;
+}
+
+static bool
+refuse(EtcdRequest *request, const char *what, size_t limit)
+{
+	request->too_long = what;
+	request->limit = limit;
+	return false;
+}
+
+/* May "more" bytes come, so that memory of "size" is needed? */
+static bool
+is_within_limits(EtcdRequest *request, size_t more, size_t size)
+{
+	size_t		len = request->len;
+	size_t		max = max_answer(request);
+
+	if (is_stream(request))
+		return len + more <= ETCD_MAX_BURST ||
+			refuse(request, "what a watch brings at once is", ETCD_MAX_BURST);
+	if (more > max - len)
+		return refuse(request, "the answer is", max);
+	if (size - request->size > ETCD_MAX_ANSWERS - request->transport->stored)
+		return refuse(request, "the answers under way are", ETCD_MAX_ANSWERS);
+	return true;
+}
+
 /* Room for "more" bytes and a NUL. */
 static bool
 reserve(EtcdRequest *request, size_t more)
@@ -262,18 +317,19 @@ reserve(EtcdRequest *request, size_t more)
 	size_t		size = request->size == 0 ? 4096 : request->size;
 	char	   *data;
 
-	if (more > max_answer(request) - request->len)
-	{
-		request->too_long = true;
-		return false;
-	}
-	if (request->len + more < request->size)
-		return true;
-	while (size <= request->len + more)
+	while (size <= request->len + more && size < ETCD_MAX_ANSWER)
 		size *= 2;
+	if (size <= request->len + more)
+		size = ETCD_MAX_ANSWER + 1;
+	if (!is_within_limits(request, more, size))
+		return false;
+	if (size == request->size)
+		return true;
 	data = realloc(request->data, size);
 	if (data == NULL)
 		return false;
+	if (!is_stream(request))
+		request->transport->stored += size - request->size;
 	request->data = data;
 	request->size = size;
 	return true;
@@ -284,7 +340,6 @@ store_data(char *data, size_t size, size_t n, void *arg)
 {
 	EtcdRequest *request = arg;
 	size_t		len = size * n;
-	long		status = 0;
 
 	if (!reserve(request, len))
 		return CURL_WRITEFUNC_ERROR;
@@ -294,12 +349,25 @@ store_data(char *data, size_t size, size_t n, void *arg)
 
 	if (is_stream(request))
 	{
-		curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE, &status);
-		request->http_status = (int) status;
-		if (status == 200)
+		request->http_status = (int) http_status(request);
+		if (request->http_status == 200)
 			make_ready(request);
 	}
 	return len;
+}
+
+/* Headers are not needed, only bounded: libcurl would keep any number. */
+static size_t
+count_header(char *data, size_t size, size_t n, void *arg)
+{
+	EtcdRequest *request = arg;
+
+	(void) data;
+	request->header_len += size * n;
+	if (request->header_len <= ETCD_MAX_HEADER)
+		return size * n;
+	(void) refuse(request, "the header of the answer is", ETCD_MAX_HEADER);
+	return CURL_WRITEFUNC_ERROR;
 }
 
 /*
@@ -332,6 +400,7 @@ set_up_easy(EtcdRequest *request, const char *url, long timeout_ms)
 						 (curl_off_t) strlen(request->request_body)) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_PRIVATE, request) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_WRITEDATA, request) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_HEADERDATA, request) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_PREREQDATA, request) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, request->error) == CURLE_OK &&
 		set_timeouts(request, timeout_ms);
@@ -371,7 +440,7 @@ free_request(EtcdRequest *request)
 	free_text(request, request->request_body);
 	if (request->data != NULL && request->callbacks.secret)
 		explicit_bzero(request->data, request->size);
-	free(request->data);
+	free(take_data(request));
 	free(request);
 }
 
@@ -414,9 +483,9 @@ end_request(EtcdRequest *request, CURLcode result)
 	curl_easy_getinfo(request->handle->easy, CURLINFO_RESPONSE_CODE, &status);
 	request->http_status = (int) status;
 	request->delivered = result == CURLE_OK;
-	if (request->too_long)
+	if (request->too_long != NULL)
 		snprintf(request->error, sizeof(request->error),
-				 "the answer is longer than %zu bytes", max_answer(request));
+				 "%s longer than %zu bytes", request->too_long, request->limit);
 	else if (!request->delivered && request->error[0] == '\0')
 		snprintf(request->error, sizeof(request->error), "%s",
 				 curl_easy_strerror(result));
@@ -485,10 +554,7 @@ deliver_data(EtcdRequest *request)
 	EtcdTransport *transport = request->transport;
 	size_t		len = request->len;
 
-	transport->given_data = request->data;
-	request->data = NULL;
-	request->len = 0;
-	request->size = 0;
+	transport->given_data = take_data(request);
 	if (!request->ended)
 		list_remove(&request->in_ready);
 	request->callbacks.data(request->arg, transport->given_data, len);
@@ -512,7 +578,7 @@ deliver_done(EtcdRequest *request)
 	else
 	{
 		answer.ambiguous = request->sent;
-		answer.too_long = request->too_long;
+		answer.too_long = request->too_long != NULL;
 		snprintf(answer.error, sizeof(answer.error), "%s", request->error);
 	}
 	request->callbacks.done(request->arg, &answer);
@@ -589,7 +655,7 @@ etcd_transport_create(void)
 		error = ENOMEM;
 		block_signals(&saved);
 		if (global_init() &&
-			(transport->handles = etcd_handles_create(store_data, note_sending)) != NULL &&
+			(transport->handles = etcd_handles_create(store_data, count_header, note_sending)) != NULL &&
 			(transport->multi = curl_multi_init()) != NULL &&
 			set_up_multi(transport))
 			error = 0;

@@ -28,8 +28,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Longest answer to any unary request, bytes; more is an error. */
-#define ETCD_MAX_ANSWER		(64 * 1024 * 1024)
+/*
+ * Bytes beyond which an answer is given up, whatever would have come: of one, of
+ * all that are under way, of a header, and of what a stream brings at once,
+ * before it can be handed out.
+ */
+#define ETCD_MAX_ANSWER		(16 * 1024 * 1024)
+#define ETCD_MAX_ANSWERS	(64 * 1024 * 1024)
+#define ETCD_MAX_HEADER		(64 * 1024)
+#define ETCD_MAX_BURST		(256 * 1024)
 
 typedef struct EtcdTransport EtcdTransport;
 typedef struct EtcdRequest EtcdRequest;
@@ -44,7 +51,7 @@ typedef struct EtcdAnswer
 	char		error[256];		/* not delivered: why, for people */
 	bool		ambiguous;		/* not delivered: the server may have got the
 								 * request and may still carry it out */
-	bool		too_long;		/* not delivered: longer than max_answer */
+	bool		too_long;		/* not delivered: given up for its length */
 } EtcdAnswer;
 
 typedef struct EtcdCallbacks

@@ -242,6 +242,15 @@ still_current(void *arg)
 	return (uint64) (uintptr_t) arg == deadline_epoch(&lock_shared->deadline);
 }
 
+/* There is no answer, or one without end: ask again. */
+static void
+not_delivered(const EtcdAnswer *answer)
+{
+	if (answer->too_long)
+		link_bad_answer(answer->error);
+	retry_later();
+}
+
 /* The same for answers that can only be asked for again when there is none. */
 static bool
 has_answer(void *arg, const EtcdAnswer *answer)
@@ -249,7 +258,7 @@ has_answer(void *arg, const EtcdAnswer *answer)
 	if (!still_current(arg))
 		return false;
 	if (!answer->delivered)
-		retry_later();
+		not_delivered(answer);
 	return answer->delivered;
 }
 
@@ -300,6 +309,26 @@ report(const char *what, const EtcdError *error)
 		(error->code == ETCD_UNAVAILABLE ? RETRY_PAUSE : REFUSED_PAUSE);
 }
 
+/*
+ * An answer about our lease.  One about another lease is the answer to another
+ * request, and would make us believe, or delete, what is not ours.
+ */
+static bool
+decode_lease(const EtcdAnswer *answer, EtcdLeaseResult *result, EtcdError *error)
+{
+	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
+						   result, error))
+		return false;
+	if (result->id == lease_id())
+		return true;
+	etcd_lease_result_free(result);
+	memset(error, 0, sizeof(*error));
+	error->code = ETCD_BAD_ANSWER;
+	strlcpy(error->message, "the answer is about another lease",
+			sizeof(error->message));
+	return false;
+}
+
 /* ---- what went before ---- */
 
 static void
@@ -315,7 +344,7 @@ revoke_done(void *arg, const EtcdAnswer *answer)
 		return;
 	}
 	if (!answer->delivered)
-		retry_later();
+		not_delivered(answer);
 	else if (etcd_decode_header(answer->body, answer->len, answer->http_status,
 								&header, &error) || error.code == ETCD_NOT_FOUND)
 		nstale--;
@@ -333,9 +362,14 @@ list_done(void *arg, const EtcdAnswer *answer)
 	EtcdLeasesResult result;
 	EtcdError	error;
 
-	if (!still_current(arg) || !answer->delivered)
+	if (!still_current(arg))
 	{
 		retry_later();
+		return;
+	}
+	if (!answer->delivered)
+	{
+		not_delivered(answer);
 		return;
 	}
 	nstale = 0;
@@ -451,15 +485,24 @@ grant_done(void *arg, const EtcdAnswer *answer)
 		if (answer->ambiguous)
 			names_end_epoch(NULL);
 		state = LEASE_NONE;
-		retry_later();
+		not_delivered(answer);
 		return;
 	}
-	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
-						   &result, &error))
+	if (!decode_lease(answer, &result, &error))
 	{
 		names_end_epoch(NULL);
 		state = LEASE_NONE;
 		report("get a lease", &error);
+		return;
+	}
+	if (result.ttl < 1)
+	{
+		/* granted, as it says, for no time: it may live, or be gone */
+		etcd_lease_result_free(&result);
+		names_end_epoch(NULL);
+		state = LEASE_NONE;
+		link_bad_answer("etcd has granted a lease without a TTL");
+		retry_later();
 		return;
 	}
 	ttl = Min(ttl, result.ttl * 1000000);
@@ -491,15 +534,16 @@ keys_done(void *arg, const EtcdAnswer *answer)
 	next_time = hurry ? 0 : sent.boottime + keepalive_interval();
 	if (!answer->delivered)
 		return;
-	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
-						   &result, &error))
+	if (!decode_lease(answer, &result, &error))
 	{
 		if (error.code == ETCD_NOT_FOUND)
 			lease_gone("etcd does not know the lease any more");
+		else if (error.code == ETCD_BAD_ANSWER)
+			link_bad_answer(error.message);
 		return;
 	}
 	if (result.ttl > 0)
-		names_compare_keys(&result, listed_at, lock_shared->sentinel_key);
+		names_compare_keys(&result, listed_at);
 	else
 		next_time = 0;
 	etcd_lease_result_free(&result);
@@ -512,6 +556,16 @@ list_keys(void)
 	call(ETCD_PATH_LEASE_TIMETOLIVE,
 		 etcd_encode_lease_timetolive(lease_id(), true),
 		 keepalive_timeout(), keys_done);
+}
+
+/* Is it our sentinel, and nothing else? */
+static bool
+is_sentinel(const EtcdOpResult *range)
+{
+	size_t		len = strlen(lock_shared->sentinel_key);
+
+	return range->nkvs == 1 && range->kvs[0].key_len == len &&
+		memcmp(range->kvs[0].key, lock_shared->sentinel_key, len) == 0;
 }
 
 static void
@@ -535,7 +589,7 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 
 	if (state != LEASE_ALIVE)
 		 /* gone */ ;
-	else if (result.range.nkvs != 1 ||
+	else if (!is_sentinel(&result.range) ||
 			 result.range.kvs[0].create_revision != lock_shared->sentinel_revision)
 		lease_gone("this server's key was deleted from etcd");
 	else if (result.header.raft_term != raft_term)
@@ -570,8 +624,7 @@ keepalive_done(void *arg, const EtcdAnswer *answer)
 
 	if (!has_answer(arg, answer))
 		return;
-	if (!etcd_decode_lease(answer->body, answer->len, answer->http_status,
-						   &result, &error))
+	if (!decode_lease(answer, &result, &error))
 	{
 		if (error.code == ETCD_NOT_FOUND)
 			lease_gone("etcd does not know the lease any more");

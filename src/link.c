@@ -42,6 +42,7 @@ static bool said_up = false;
 
 static uint64 answering = 0;	/* generation of the request whose answer is
 								 * being looked at */
+static bool said_bad = false;	/* link_bad_answer() was called for it */
 
 /* One request, and what its sender wants to hear. */
 struct LinkCall
@@ -277,6 +278,7 @@ failed(uint64 of_generation, const char *error)
 void
 link_bad_answer(const char *error)
 {
+	said_bad = true;
 	failed(answering, error);
 }
 
@@ -338,8 +340,6 @@ judge_answer(const LinkCall *call, const EtcdAnswer *answer)
 	}
 	if (answer->http_status == 200)
 	{
-		if (call->generation == generation)
-			succeeded();
 		if (needs_token)
 			auth_token_worked(call->token);
 		return false;
@@ -380,6 +380,8 @@ call_done(void *arg, const EtcdAnswer *answer)
 	EtcdCallbacks callbacks = call->callbacks;
 	void	   *callback_arg = call->arg;
 	uint64		of_generation = call->generation;
+	bool		good = callbacks.data == NULL && answer->delivered &&
+		answer->http_status == 200;
 
 	/*
 	 * The end of a watch says little about the endpoint; the requests that
@@ -394,7 +396,12 @@ call_done(void *arg, const EtcdAnswer *answer)
 	}
 	free_call(call);
 	answering = of_generation;
+	said_bad = false;
 	callbacks.done(callback_arg, answer);
+
+	/* unless whoever has read it says that it was no answer of etcd's */
+	if (good && !said_bad && of_generation == generation)
+		succeeded();
 }
 
 /*

@@ -260,7 +260,7 @@ lock_report_unreachable(int waited)
 			 errmsg("could not get an answer or a lease from etcd within %d ms",
 					waited),
 			 error[0] != '\0' ?
-			 errdetail("%s: %s", endpoint, error) :
+			 errdetail("%s: %s", endpoint, lock_text_for_user(error, strlen(error))) :
 			 errdetail("There is no answer from \"%s\" yet.", endpoint),
 			 errhint("Check the configuration parameter \"%s\" and the health of etcd.",
 					 "etcd_lock.endpoints")));
@@ -293,12 +293,12 @@ report_failure(LocalHold *local, const LockFailure *failure)
 		ereport(ERROR,
 				(errcode(failure->sqlerrcode),
 				 errmsg("permission denied by etcd for \"%s\"", name),
-				 errdetail("%s", failure->message)));
+				 errdetail("%s", lock_text_for_user(failure->message, strlen(failure->message)))));
 	else
 		ereport(ERROR,
 				(errcode(failure->sqlerrcode),
 				 errmsg("etcd refused lock \"%s\"", name),
-				 errdetail("%s", failure->message)));
+				 errdetail("%s", lock_text_for_user(failure->message, strlen(failure->message)))));
 }
 
 /*

@@ -304,12 +304,10 @@ lock_key_lost(LockEntry *entry, LockKey *key)
 	lock_key_free(entry, key);
 }
 
-/*
- * The key will not be granted: tell those who ask for it.  One that etcd has
- * must be deleted there.
- */
+/* The key will not be granted: tell those who ask for it. */
 void
-lock_key_fail(LockEntry *entry, LockKey *key, const LockFailure *failure)
+lock_key_tell_failure(LockEntry *entry, const LockKey *key,
+					  const LockFailure *failure)
 {
 	dlist_iter	iter;
 
@@ -324,6 +322,13 @@ lock_key_fail(LockEntry *entry, LockKey *key, const LockFailure *failure)
 			continue;
 		hold->failure = *failure;
 	}
+}
+
+/* The same, and let go of the key.  One that etcd has must be deleted there. */
+void
+lock_key_fail(LockEntry *entry, LockKey *key, const LockFailure *failure)
+{
+	lock_key_tell_failure(entry, key, failure);
 	if (key->state == KEY_QUEUED)
 	{
 		lock_key_condemn(entry, key);

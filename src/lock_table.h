@@ -401,6 +401,8 @@ extern void lock_key_queue(LockEntry *entry, LockKey *key,
 extern void lock_key_grant(LockEntry *entry, LockKey *key);
 extern void lock_key_free(LockEntry *entry, LockKey *key);
 extern void lock_key_lost(LockEntry *entry, LockKey *key);
+extern void lock_key_tell_failure(LockEntry *entry, const LockKey *key,
+								  const LockFailure *failure);
 extern void lock_key_fail(LockEntry *entry, LockKey *key,
 						  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,

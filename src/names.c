@@ -72,6 +72,12 @@ static int64 crowded_until[CROWDS];
  */
 #define LINGER				INT64CONST(1000)
 
+/*
+ * Likewise until when a name's queue is believed to be too long for one answer
+ * together with others'.
+ */
+static int64 huge_until[CROWDS];
+
 static void watch_name(WorkerName *name);
 static void unwatch_name(WorkerName *name);
 
@@ -539,6 +545,19 @@ names_know_key(const char *etcd_key, size_t len)
 	return key != NULL && !key->freed;
 }
 
+/* Must requests about the name go apart, or they fail their neighbours? */
+bool
+name_is_huge(const WorkerName *name, int64 now)
+{
+	return huge_until[name->entry->hashcode % CROWDS] > now;
+}
+
+void
+name_note_huge(const WorkerName *name, bool huge)
+{
+	huge_until[name->entry->hashcode % CROWDS] = huge ? clock_now() + CROWD_VALID : 0;
+}
+
 /* Granted, if we may still believe our lease.  Entry's lock held. */
 static void
 grant_key(WorkerKey *key)
@@ -906,14 +925,30 @@ watch_name(WorkerName *name)
  */
 
 /*
- * Etcd's list of the keys on our lease, asked for at listed_at.  One that we
- * do not know is deleted.  One that was held already when we asked and is
+ * Is it named as make_key() names keys?  Others may hang keys on our lease, or
+ * the list be one of other keys: what we did not put we do not delete.
+ */
+static bool
+is_named_by_us(const char *key, size_t len)
+{
+	const char *owner = lease_hex();
+	size_t		owner_len = strlen(owner);
+	QueueKeyParts parts;
+
+	return queue_split_key(key, len, &parts) && parts.is_server &&
+		len - parts.last > owner_len &&
+		memcmp(key + parts.last, owner, owner_len) == 0 &&
+		key[parts.last + owner_len] == '-';
+}
+
+/*
+ * Etcd's list of the keys on our lease, asked for at listed_at.  One of ours that
+ * we do not know is deleted.  One that was held already when we asked and is
  * missing is looked for in the queue itself, which decides: the list may come
  * from a deposed leader.
  */
 void
-names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
-				   const char *sentinel_key)
+names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at)
 {
 	HASH_SEQ_STATUS status;
 	SerialEntry *entry;
@@ -923,8 +958,8 @@ names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
 		const EtcdKeyValue *kv = &listed->keys[i];
 		WorkerKey  *key;
 
-		if (strcmp(kv->key, sentinel_key) == 0)
-			continue;
+		if (!is_named_by_us(kv->key, kv->key_len))
+			continue;			/* the sentinel, for one */
 		key = find_key(kv->key, kv->key_len);
 		if (key == NULL)
 			requests_stray(kv->key, kv->key_len, 0);

@@ -9,7 +9,8 @@
  * are gathered likewise, apart from the writes.
  *
  * A Txn is all or nothing, so one operation that etcd refuses fails its
- * neighbours too: then each is sent again alone, to see which it was.
+ * neighbours too: then each is sent again alone, to see which it was.  So does a
+ * queue that others have filled until the answer is too long to be read.
  *
  *-------------------------------------------------------------------------
  */
@@ -134,7 +135,7 @@ requests_stray(const char *key, size_t key_len, int64 create_revision)
 	if (nstrays >= MAX_STRAYS)
 		return;					/* they are found again */
 	stray = MemoryContextAllocZero(TopMemoryContext,
-								   offsetof(Stray, key) + key_len + 1);
+								   offsetof(Stray, key) + key_len);
 	memcpy(stray->key, key, key_len);
 	stray->key_len = key_len;
 	stray->create_revision = create_revision;
@@ -211,6 +212,18 @@ take_deletes(Building *b, int64 now)
 	}
 }
 
+static bool
+goes_alone(const WorkerKey *key, int64 now)
+{
+	return key->alone || name_is_huge(key->name, now);
+}
+
+static bool
+range_goes_alone(const WorkerName *name, int64 now)
+{
+	return name->range_alone || name_is_huge(name, now);
+}
+
 /*
  * May a new key be expected to be the first in its queue?  Not when others were
  * seen there lately, nor when there are keys of our own but for such that held
@@ -257,7 +270,7 @@ take_puts(Building *b, int64 now)
 			continue;
 		if (!batch_has_room(b, 1, 2, 0))
 			break;
-		if (key->alone && b->batch->nitems > 0)
+		if (goes_alone(key, now) && b->batch->nitems > 0)
 			continue;
 		if (batch_has_put(b, key->name) ||
 			(any && first != may_be_first(b, key, now, &since)))
@@ -269,7 +282,7 @@ take_puts(Building *b, int64 now)
 			batch_add_put_first(b, key, since);
 		else
 			batch_add_put(b, key);
-		if (key->alone)
+		if (goes_alone(key, now))
 			break;
 	}
 }
@@ -302,11 +315,11 @@ take_looks(Building *b, int64 now)
 
 		if (!is_ready(key, now) || !batch_has_room(b, 0, 2, 0))
 			continue;
-		if (key->alone && b->batch->nitems > 0)
+		if (goes_alone(key, now) && b->batch->nitems > 0)
 			continue;
 		dequeue_key(key);
 		batch_add_look(b, key);
-		if (key->alone)
+		if (goes_alone(key, now))
 			return;
 	}
 	dlist_foreach_modify(iter, &ranges)
@@ -315,11 +328,11 @@ take_looks(Building *b, int64 now)
 
 		if (name->range_retry_at > now || !batch_has_room(b, 0, 1, 0))
 			continue;
-		if (name->range_alone && b->batch->nitems > 0)
+		if (range_goes_alone(name, now) && b->batch->nitems > 0)
 			continue;
 		dlist_delete(&name->range_link);
 		batch_add_range(b, name);
-		if (name->range_alone)
+		if (range_goes_alone(name, now))
 			return;
 	}
 }

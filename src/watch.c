@@ -18,7 +18,12 @@
 #include "etcd_stream.h"
 #include "utils/memutils.h"
 
-#define MAX_MESSAGE			(16 * 1024 * 1024)	/* bytes */
+/*
+ * Longest message, bytes: the deletion of a thousand keys at once.  Beyond it
+ * the watch ends, and the queue is read instead.
+ */
+#define MAX_MESSAGE			(256 * 1024)
+
 #define CONNECT_TIMEOUT		2000	/* milliseconds */
 
 struct Watch

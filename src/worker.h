@@ -131,8 +131,7 @@ extern int	names_count_keys(void);
 extern bool names_find_held(uint64 number, const char **etcd_key,
 							int64 *create_revision);
 extern void names_end_epoch(const char *reason);
-extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at,
-							   const char *sentinel_key);
+extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at);
 extern void name_view(const WorkerName *name, const EtcdOpResult *range,
 					  QueueView *view);
 extern bool name_has_key(const QueueView *view, const WorkerKey *key);
@@ -143,6 +142,8 @@ extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 extern bool names_know_key(const char *etcd_key, size_t len);
 extern bool name_is_crowded(const WorkerName *name, int64 now);
 extern void name_note_crowd(const WorkerName *name);
+extern bool name_is_huge(const WorkerName *name, int64 now);
+extern void name_note_huge(const WorkerName *name, bool huge);
 extern void name_free_key(WorkerKey *key);
 extern void name_release(WorkerName *name);
 

@@ -20,13 +20,14 @@ typedef union AnyResult
 	EtcdLeaseResult lease;
 	EtcdLeasesResult leases;
 	EtcdStatusResult status;
+	EtcdAuthResult auth;
 	EtcdHeader	header;
 	EtcdWatchMessage watch;
 } AnyResult;
 
 typedef enum Kind
 {
-	RANGE, TXN, LEASE, LEASES, STATUS, HEADER, WATCH, N_KINDS
+	RANGE, SINGLE, TXN, LEASE, LEASES, STATUS, AUTH, HEADER, WATCH, N_KINDS
 } Kind;
 
 static bool
@@ -37,6 +38,8 @@ decode(Kind kind, const char *body, size_t len, int http_status,
 	{
 		case RANGE:
 			return etcd_decode_range(body, len, http_status, &result->range, err);
+		case SINGLE:
+			return etcd_decode_single_range(body, len, http_status, &result->txn, err);
 		case TXN:
 			return etcd_decode_txn(body, len, http_status, &result->txn, err);
 		case LEASE:
@@ -45,6 +48,8 @@ decode(Kind kind, const char *body, size_t len, int http_status,
 			return etcd_decode_leases(body, len, http_status, &result->leases, err);
 		case STATUS:
 			return etcd_decode_status(body, len, http_status, &result->status, err);
+		case AUTH:
+			return etcd_decode_auth(body, len, http_status, &result->auth, err);
 		case HEADER:
 			return etcd_decode_header(body, len, http_status, &result->header, err);
 		default:
@@ -60,6 +65,7 @@ release(Kind kind, AnyResult *result)
 		case RANGE:
 			etcd_range_result_free(&result->range);
 			break;
+		case SINGLE:
 		case TXN:
 			etcd_txn_result_free(&result->txn);
 			break;
@@ -71,6 +77,9 @@ release(Kind kind, AnyResult *result)
 			break;
 		case STATUS:
 			etcd_status_result_free(&result->status);
+			break;
+		case AUTH:
+			etcd_auth_result_free(&result->auth);
 			break;
 		case WATCH:
 			etcd_watch_message_free(&result->watch);
@@ -155,7 +164,7 @@ see_lease(uint64_t hash, const EtcdLeaseResult *lease)
 {
 	int			i;
 
-	check(lease->id != 0 && lease->ttl <= ETCD_MAX_TTL);
+	check(lease->id != 0 && lease->ttl >= -1 && lease->ttl <= ETCD_MAX_TTL);
 	for (i = 0; i < lease->nkeys; i++)
 		hash = see_key(hash, &lease->keys[i], false);
 	return hash_number(hash_number(hash, (uint64_t) lease->id), (uint64_t) lease->ttl);
@@ -200,6 +209,18 @@ see_watch(uint64_t hash, const EtcdWatchMessage *watch)
 	return hash;
 }
 
+/* It becomes part of a header: nothing may get out of its line. */
+static uint64_t
+see_token(uint64_t hash, const char *token)
+{
+	const char *c;
+
+	check(*token != '\0');
+	for (c = token; *c != '\0'; c++)
+		check(*c > ' ' && *c < 0x7f);
+	return hash_bytes(hash, token, strlen(token));
+}
+
 static uint64_t
 see(Kind kind, const AnyResult *result)
 {
@@ -207,12 +228,14 @@ see(Kind kind, const AnyResult *result)
 	int			i;
 
 	/* The header is the first member of each. */
-	hash = see_header(HASH_START, &result->header, kind == RANGE || kind == TXN);
+	hash = see_header(HASH_START, &result->header,
+					  kind == RANGE || kind == SINGLE || kind == TXN);
 	switch (kind)
 	{
 		case RANGE:
 			check(result->range.range.type == ETCD_OP_RANGE);
 			return see_op(hash, &result->range.range);
+		case SINGLE:
 		case TXN:
 			for (i = 0; i < result->txn.nresults; i++)
 				hash = see_op(hash, &result->txn.results[i]);
@@ -228,6 +251,8 @@ see(Kind kind, const AnyResult *result)
 			return hash;
 		case STATUS:
 			return see_status(hash, &result->status);
+		case AUTH:
+			return see_token(hash, result->auth.token);
 		case WATCH:
 			return see_watch(hash, &result->watch);
 		default:
@@ -264,7 +289,9 @@ check_error(Kind kind, int http_status, const AnyResult *result,
 	check_printable(err->message, sizeof(err->message));
 	if (kind == HEADER)
 		check(memcmp(&result->header, &nothing, sizeof(EtcdHeader)) == 0);
-	else if (kind == TXN)
+	else if (kind == AUTH)
+		check(result->auth.token == NULL);
+	else if (kind == TXN || kind == SINGLE)
 		check(result->txn.results == NULL && result->txn.nresults == 0);
 	else if (kind == RANGE)
 		check(result->range.range.kvs == NULL && result->range.range.nkvs == 0);

@@ -327,12 +327,43 @@ try_lease(Input *input)
 	cJSON_Delete(root);
 }
 
+/* Up to a NUL, as settings and files have them; malloc'd. */
+static char *
+take_string(Input *input)
+{
+	size_t		len;
+	const char *bytes = take_bytes(input, &len);
+	char	   *string = malloc(len + 1);
+
+	check(string != NULL);
+	memcpy(string, bytes, len);
+	string[len] = '\0';
+	return string;
+}
+
+static void
+try_auth(Input *input)
+{
+	char	   *name = take_string(input);
+	char	   *password = take_string(input);
+	char	   *body = etcd_encode_auth(name, password);
+	cJSON	   *root = cJSON_ParseWithOpts(body, NULL, 1);
+
+	check(cJSON_IsObject(root));
+	check(members(root) ==
+		  see_string(root, "name", name) + see_string(root, "password", password));
+	cJSON_Delete(root);
+	free(body);
+	free(name);
+	free(password);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	Input		input = {data, size};
 
-	switch (take(&input) % 4)
+	switch (take(&input) % 5)
 	{
 		case 0:
 			try_txn(&input);
@@ -345,6 +376,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case 3:
 			try_lease(&input);
+			break;
+		case 4:
+			try_auth(&input);
 			break;
 	}
 	return 0;

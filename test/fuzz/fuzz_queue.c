@@ -306,6 +306,127 @@ check_deadlock(const Queue *queue)
 	check(!queue_is_free(&view, true) || queue_is_free(&view, false));
 }
 
+static bool
+has_reserved_end(const char *name, size_t len)
+{
+	return (len >= 4 && memcmp(name + len - 4, "read", 4) == 0) ||
+		(len >= 5 && memcmp(name + len - 5, "write", 5) == 0);
+}
+
+/* Seen from outside, without knowing the lock: the same kinds and names. */
+static void
+check_split(const Queue *queue)
+{
+	int			i;
+
+	for (i = 0; i < queue->nkeys; i++)
+	{
+		const QueueKey *key = &queue->keys[i];
+		QueueKeyParts parts;
+		const char *last;
+		size_t		len;
+		QueueKeyKind kind = plain_kind(queue, key, &last, &len);
+		bool		is_key = queue_split_key(key->key, key->key_len, &parts);
+
+		if (kind != QUEUE_KEY_OTHER && queue->name_len > 0 &&
+			!has_reserved_end(queue->name, queue->name_len))
+			check(is_key && parts.kind == kind && parts.name_len == queue->name_len &&
+				  key->key + parts.last == last);
+		if (!is_key)
+			continue;
+		check(parts.kind != QUEUE_KEY_OTHER);
+		check(parts.name_len > 0 && parts.name_len < parts.last &&
+			  parts.last < key->key_len);
+		check(memchr(key->key + parts.last, '/', key->key_len - parts.last) == NULL);
+		if (parts.is_server)
+		{
+			char		text[64];
+			int			hex = snprintf(text, sizeof(text), "%llx-", (unsigned long long) parts.lease);
+
+			/* but for zeros in front */
+			last = key->key + parts.last;
+			len = key->key_len - parts.last;
+			while (len > 1 && *last == '0' && last[1] != '-')
+				last++, len--;
+			check((int) len > hex && memcmp(last, text, (size_t) hex) == 0);
+		}
+	}
+}
+
+static int
+by_revision(const void *a, const void *b)
+{
+	const QueueKey *x = a;
+	const QueueKey *y = b;
+
+	return (x->create_revision > y->create_revision) -
+		(x->create_revision < y->create_revision);
+}
+
+/* Is the lease written in two ways, or in a key that no server puts? */
+static bool
+has_twin(const Queue *queue, uint64_t lease)
+{
+	char		text[64];
+	size_t		text_len = (size_t) snprintf(text, sizeof(text), "%llx-", (unsigned long long) lease);
+	int			i;
+
+	for (i = 0; i < queue->nkeys; i++)
+	{
+		const char *owner;
+		size_t		len;
+		QueueKeyParts parts;
+		bool		ours;
+
+		if (!owner_of(queue, &queue->keys[i], &owner, &len))
+			continue;
+		ours = len == text_len && memcmp(owner, text, len) == 0;
+		if (queue_split_key(queue->keys[i].key, queue->keys[i].key_len, &parts) &&
+			parts.is_server ? ours != (parts.lease == lease) : ours)
+			return true;
+	}
+	return false;
+}
+
+/* What is shown as granted is what the server itself believes. */
+static void
+check_places(const Queue *queue)
+{
+	Queue		sorted = *queue;
+	QueuePlace	places[MAX_KEYS];
+	QueueView	view;
+	int			position = 0;
+	int			i;
+
+	qsort(sorted.keys, (size_t) sorted.nkeys, sizeof(QueueKey), by_revision);
+	for (i = 1; i < sorted.nkeys; i++)
+	{
+		if (sorted.keys[i].create_revision == sorted.keys[i - 1].create_revision)
+			return;
+	}
+	if (has_reserved_end(queue->name, queue->name_len) || queue->name_len == 0)
+		return;
+	view = view_of(&sorted, "", 0);
+	queue_places(&view, places);
+	for (i = 0; i < sorted.nkeys; i++)
+	{
+		const QueueKey *key = &sorted.keys[i];
+		const char *owner;
+		size_t		len;
+		QueueKeyParts parts;
+		QueueKeyKind kind = plain_kind(&sorted, key, &owner, &len);
+
+		check(places[i].position == (kind == QUEUE_KEY_OTHER ? 0 : ++position));
+		if (kind == QUEUE_KEY_OTHER)
+			check(!places[i].granted);
+		else if (queue_split_key(key->key, key->key_len, &parts) && parts.is_server &&
+				 (*owner != '0' || owner[1] == '-') &&
+				 owner_of(&sorted, key, &owner, &len) && !has_twin(&sorted, parts.lease))
+			check(places[i].granted ==
+				  is_granted(&sorted, i, owner, len, kind == QUEUE_KEY_WRITE));
+	}
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -317,6 +438,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_kinds(&queue);
 		check_exclusion(&queue);
 		check_deadlock(&queue);
+		check_split(&queue);
+		check_places(&queue);
 	}
 	free_queue(&queue);
 	return 0;

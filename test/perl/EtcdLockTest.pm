@@ -32,8 +32,10 @@ use EtcdLockTest::Session;
 our @EXPORT = qw(
   session
   finish
+  forget_peak
   is_left_clean
   median
+  memory_of
   new_server
   set_endpoints
   start_servers
@@ -166,6 +168,30 @@ sub worker_pid
 	my ($node) = @_;
 	return $node->safe_psql('postgres',
 		"SELECT pid FROM pg_stat_activity WHERE backend_type ~ '^etcd_lock'");
+}
+
+=item memory_of($pid, $field)
+
+What /proc says of a process, in kilobytes: VmRSS, or VmHWM for its peak since
+forget_peak($pid), which returns what it has now.
+
+=cut
+
+sub memory_of
+{
+	my ($pid, $field) = @_;
+	open my $status, '<', "/proc/$pid/status" or die "process $pid is gone: $!";
+	my ($kb) = map { /^$field:\s+(\d+) kB/ ? $1 : () } <$status>;
+	return $kb;
+}
+
+sub forget_peak
+{
+	my ($pid) = @_;
+	open my $refs, '>', "/proc/$pid/clear_refs" or die "clear_refs: $!";
+	print $refs "5\n";
+	close $refs or die "clear_refs: $!";
+	return memory_of($pid, 'VmRSS');
 }
 
 =item session($node, %options)

@@ -715,7 +715,7 @@ test_bad_peers(void)
 	post(url, "/", strdup("{}"), PATIENCE_MS, &outcome);
 	ok(wait_for(&outcome.ndone, 3) && !outcome.answer.delivered && outcome.answer.ambiguous,
 	   "an endless answer is given up");
-	is_string(outcome.answer.error, "the answer is longer than 67108864 bytes", "and says so");
+	is_string(outcome.answer.error, "the answer is longer than 16777216 bytes", "and says so");
 	stop_peer(peer);
 
 	peer = start_peer(serve_redirect, url);
