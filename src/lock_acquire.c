@@ -100,7 +100,7 @@ error_context(void *arg)
 	errcontext("while waiting for etcd lock \"%s\"",
 			   lock_name_for_user(local->name.key, local->name.namespace_len,
 								  &local->name.tag));
-	if (geterrcode() != ERRCODE_T_R_DEADLOCK_DETECTED || MyProc->xmin == InvalidTransactionId)
+	if (geterrcode() != ERRCODE_T_R_DEADLOCK_DETECTED || !TransactionIdIsValid(MyProc->xmin))
 		return;
 	if (local->mode == LOCK_EXCLUSIVE)
 		errhint("If another session waits for this one's snapshot, as CREATE INDEX CONCURRENTLY does, wait with \"CALL etcd_lock_wait(...)\", which holds none.");

@@ -135,6 +135,14 @@ foreach my $lock ('etcd_lock', 'etcd_lock_shared')
 	$n += 10;
 }
 
+# Shared under its own exclusive key, of which only the shared lock is left.
+$three->query(
+	"SELECT etcd_lock('/once'), etcd_lock_shared('/once'); SELECT etcd_unlock('/once')");
+is(join(' ', map { once($three, $_) } 59, 59), 't f', 'shared by an exclusive key: once');
+is($two->query("SELECT etcd_try_lock('/once')"), 'f', 'and the lock is still held');
+is($three->query("SELECT etcd_unlock_shared('/once')"), 't', '... by the shared lock');
+is(once($two, 59), 'f', 'free again');
+
 # A shared lock that others share, too, cannot be had exclusively.
 $_->query("SELECT etcd_lock_shared('/once')") foreach $three, $two;
 is(once($three, 60), 'f', 'shared by others: no tick is claimed');
