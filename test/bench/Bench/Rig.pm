@@ -184,8 +184,9 @@ sub read_samples
 
 =item $rig->pgbench(%options), $rig->start_pgbench(%options), $rig->end_pgbench($started)
 
-pgbench with prepared statements: { tps, count, latencies => [microseconds] }, the
-latencies in the order of each client's transactions.  Options: server (default
+pgbench with prepared statements: { tps, count, latencies => [microseconds], ends =>
+[seconds] }, how long each transaction took and when it ended, in the order of each
+client's.  Options: server (default
 a), script (its text), clients (default 1), seconds, or transactions (of each
 client), settings (hash), sample (part of the transactions whose latency is
 noted; default all for one client and a tenth for several), more (list of further
@@ -226,7 +227,7 @@ sub end_pgbench
 {
 	my ($self, $started) = @_;
 	my $out = $self->wait_for($started);
-	my %result = (latencies => []);
+	my %result = (latencies => [], ends => []);
 
 	($result{tps}) = $out =~ /^tps = ([\d.]+)/m or die "no result: $out\n";
 	($result{count}) = $out =~ /^number of transactions actually processed: (\d+)/m;
@@ -236,7 +237,12 @@ sub end_pgbench
 		if ($log =~ /\.\d+(\.\d+)?$/)
 		{
 			open my $file, '<', $log or die "$log: $!";
-			push @{ $result{latencies} }, map { (split ' ')[2] } <$file>;
+			while (<$file>)
+			{
+				my (undef, undef, $us, undef, $second, $part) = split ' ';
+				push @{ $result{latencies} }, $us;
+				push @{ $result{ends} }, $second + $part / 1e6;
+			}
 		}
 		unlink $log;
 	}

@@ -57,29 +57,47 @@ sub memory
 	return { bytes => ($a->[0] - $b->[0]) / ($a->[1] - $b->[1]), megabytes => $a->[0] / 2**20 };
 }
 
-# With and without by turns, and many of them: the difference is smaller than what
-# a machine's speed changes by itself.
+# One load, with and without readers by turns of a second, and many of them: the
+# difference is smaller than what a machine's speed changes by itself.
 sub views
 {
-	my ($reading, $rig, $seconds) = @_;
-	my @load = (
+	my ($reading, $rig) = @_;
+	my $turns = $rig->is_quick ? 1 : 10;
+	my $reader = session($rig->server('a'));
+	my $load = $rig->start_pgbench(
 		script => "SELECT etcd_lock('/bench/' || :client_id);\nSELECT etcd_unlock('/bench/' || :client_id);\n",
 		clients => 64,
-		seconds => $seconds);
-	my (@with, @without, @reading);
+		seconds => 2 * $turns + 1,
+		sample => 1);
+	my (@turns, @took);
 
-	foreach my $turn (1 .. ($rig->is_quick ? 1 : 10))
+	wait_until('the load has begun',
+		sub { $rig->server('a')->safe_psql('postgres', 'SELECT count(*) > 0 FROM etcd_locks') eq 't' });
+	foreach (1 .. $turns)
 	{
-		push @without, $rig->pgbench(@load)->{tps};
-		my $reader = $rig->start_pgbench(
-			script => $reading,
-			seconds => $seconds + 2,
-			more => [ '--rate', 10 ]);
-		push @with, $rig->pgbench(@load)->{tps};
-		push @reading, @{ $rig->end_pgbench($reader)->{latencies} };
+		my $began = time;
+		sleep 1;
+		my $middle = time;
+		foreach my $n (1 .. 10)
+		{
+			push @took, 1e6 * $reader->try($reading)->{elapsed};
+			my $rest = $middle + $n / 10 - time;
+			sleep $rest if $rest > 0;
+		}
+		push @turns, [ $began, $middle, time ];
+	}
+	my @ends = @{ $rig->end_pgbench($load)->{ends} };
+	$reader->quit;
+
+	my (@without, @with);
+	foreach my $turn (@turns)
+	{
+		my ($began, $middle, $end) = @$turn;
+		push @without, (grep { $_ >= $began && $_ < $middle } @ends) / ($middle - $began);
+		push @with, (grep { $_ >= $middle && $_ < $end } @ends) / ($end - $middle);
 	}
 	return {
-		samples => { reading => \@reading },
+		samples => { reading => \@took },
 		rate => median(@with),
 		without => median(@without),
 		slower => median(map { 100 * (1 - $with[$_] / $without[$_]) } 0 .. $#with),
