@@ -23,8 +23,8 @@ sub rows
 		},
 		{
 			id => 'views',
-			group => 'cost',
-			title => '64 sessions with a lock each, while `etcd_locks` and `etcd_lock_stats` are read 10 times a second',
+			group => 'views',
+			title => '`etcd_locks` and `etcd_lock_stats`',
 			once => 1,
 			run => sub {
 				views("SELECT count(*) FROM etcd_locks;\nSELECT count(*) FROM etcd_lock_stats;\n", @_);
@@ -32,8 +32,8 @@ sub rows
 		},
 		{
 			id => 'views_queue',
-			group => 'cost',
-			title => 'the same, `etcd_lock_queue()` of all names',
+			group => 'views',
+			title => '`etcd_lock_queue()`, all names',
 			once => 1,
 			run => sub { views('SELECT count(*) FROM etcd_lock_queue();', @_) },
 		},
