@@ -48,6 +48,18 @@ static int	reads = 0;
  * ----------------------------------------------------------------
  */
 
+/*
+ * Is a try likely to succeed, so that it is put at once if the queue is empty,
+ * without a look before?  A tick has to be looked at.
+ */
+static bool
+try_may_be_first(const WorkerKey *key)
+{
+	const LockKey *shared = &key->name->entry->keys[key - key->name->keys];
+
+	return !shared->has_tick && !name_is_crowded(key->name, clock_now());
+}
+
 /* Into the queue of its phase. */
 void
 requests_requeue(WorkerKey *key)
@@ -60,7 +72,8 @@ requests_requeue(WorkerKey *key)
 			queue = &new_keys;
 			break;
 		case PHASE_TRY:
-			queue = key->looked ? &tries : &looks;
+			queue = key->looked ? &tries :
+				try_may_be_first(key) ? &new_keys : &looks;
 			break;
 		case PHASE_DELETE:
 			queue = &deletes;
@@ -252,7 +265,7 @@ may_be_first(const Building *b, const WorkerKey *key, int64 now, int64 *since)
 /*
  * Take new keys that are ready into the Txn, one for a name at most: keys put
  * together share a create_revision.  Those whose queue is believed to be empty
- * go apart from the others, whom their compares would hold up.
+ * go apart from the others, whom their compares would hold up.  A try goes alone.
  */
 static void
 take_puts(Building *b, int64 now)
@@ -270,8 +283,15 @@ take_puts(Building *b, int64 now)
 			continue;
 		if (!batch_has_room(b, 1, 2, 0))
 			break;
-		if (goes_alone(key, now) && b->batch->nitems > 0)
+		if ((goes_alone(key, now) || key->phase == PHASE_TRY) && b->batch->nitems > 0)
 			continue;
+		if (key->phase == PHASE_TRY && !may_be_first(b, key, now, &since))
+		{
+			dequeue_key(key);
+			dlist_push_tail(&looks, &key->queue_link);
+			key->queued = true;
+			continue;
+		}
 		if (batch_has_put(b, key->name) ||
 			(any && first != may_be_first(b, key, now, &since)))
 			continue;
@@ -282,7 +302,7 @@ take_puts(Building *b, int64 now)
 			batch_add_put_first(b, key, since);
 		else
 			batch_add_put(b, key);
-		if (goes_alone(key, now))
+		if (goes_alone(key, now) || key->phase == PHASE_TRY)
 			break;
 	}
 }
