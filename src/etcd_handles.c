@@ -13,6 +13,7 @@
  */
 #include "etcd_handles.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,6 +242,7 @@ new_easy(EtcdHandles *handles)
 	if (set_protocols(easy) &&
 		set_tls(easy, handles->options) &&
 		curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, -1L) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
 						 (long) CURL_HTTP_VERSION_1_1) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L) == CURLE_OK &&
@@ -297,6 +299,7 @@ etcd_handle_put(EtcdHandles *handles, EtcdHandle *handle)
 	}
 	curl_easy_setopt(handle->easy, CURLOPT_ERRORBUFFER, NULL);
 	curl_easy_setopt(handle->easy, CURLOPT_POSTFIELDS, NULL);
+	curl_easy_setopt(handle->easy, CURLOPT_RESOLVE, NULL);
 	handles->idle[handles->nidle++] = handle;
 }
 
@@ -427,4 +430,25 @@ etcd_handles_url(const char *endpoint, const char *path)
 		return NULL;
 	}
 	return url;
+}
+
+struct curl_slist *
+etcd_handles_forget_list(const char *endpoint)
+{
+	CURLU	   *parsed = curl_url();
+	char	   *host = NULL;
+	char	   *port = NULL;
+	char		entry[512];
+	struct curl_slist *list = NULL;
+
+	if (parsed != NULL &&
+		curl_url_set(parsed, CURLUPART_URL, endpoint, 0) == CURLUE_OK &&
+		curl_url_get(parsed, CURLUPART_HOST, &host, 0) == CURLUE_OK &&
+		curl_url_get(parsed, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == CURLUE_OK &&
+		snprintf(entry, sizeof(entry), "-%s:%s", host, port) < (int) sizeof(entry))
+		list = curl_slist_append(NULL, entry);
+	curl_free(host);
+	curl_free(port);
+	curl_url_cleanup(parsed);
+	return list;
 }

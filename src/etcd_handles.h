@@ -42,6 +42,12 @@ extern void etcd_handle_put(EtcdHandles *handles, EtcdHandle *handle);
 extern bool etcd_handles_set_tls(EtcdHandles *handles, const EtcdTls *tls);
 extern bool etcd_handles_set_token(EtcdHandles *handles, const char *token);
 
+/*
+ * A list for CURLOPT_RESOLVE that makes libcurl forget the addresses of an
+ * endpoint's host; NULL: none is needed, or out of memory.
+ */
+extern struct curl_slist *etcd_handles_forget_list(const char *endpoint);
+
 /* <endpoint><path>, malloc'ed; NULL when that is no URL of an HTTP server. */
 extern char *etcd_handles_url(const char *endpoint, const char *path);
 

@@ -65,6 +65,7 @@ struct EtcdTransport
 	CURLM	   *multi;
 	int			epoll_fd;
 	EtcdHandles *handles;
+	char	   *forget;			/* endpoint whose address is to be forgotten */
 	int64_t		deadline;		/* when curl wants to be called, us; or -1 */
 
 	Link		requests;		/* all but given_request */
@@ -88,6 +89,7 @@ struct EtcdRequest
 
 	EtcdHandle *handle;			/* NULL once the transfer has ended */
 	char	   *request_body;
+	struct curl_slist *forget;	/* addresses; see etcd_handles.h */
 	bool		sent;			/* the server may have got some of it */
 
 	char	   *data;			/* received and not delivered */
@@ -403,6 +405,7 @@ set_up_easy(EtcdRequest *request, const char *url, long timeout_ms)
 		curl_easy_setopt(easy, CURLOPT_HEADERDATA, request) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_PREREQDATA, request) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, request->error) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_RESOLVE, request->forget) == CURLE_OK &&
 		set_timeouts(request, timeout_ms);
 }
 
@@ -438,6 +441,7 @@ free_request(EtcdRequest *request)
 	list_remove(&request->in_requests);
 	list_remove(&request->in_ready);
 	free_text(request, request->request_body);
+	curl_slist_free_all(request->forget);
 	if (request->data != NULL && request->callbacks.secret)
 		explicit_bzero(request->data, request->size);
 	free(take_data(request));
@@ -687,6 +691,7 @@ etcd_transport_destroy(EtcdTransport *transport)
 		free_request(request);
 	}
 	etcd_handles_destroy(transport->handles);
+	free(transport->forget);
 	if (transport->multi != NULL)
 		curl_multi_cleanup(transport->multi);
 	restore_signals(&saved);
@@ -780,6 +785,12 @@ etcd_transport_post(EtcdTransport *transport, const char *endpoint,
 	request->request_body = body;
 	list_append(&transport->requests, &request->in_requests, request);
 
+	if (transport->forget != NULL && strcmp(transport->forget, endpoint) == 0)
+	{
+		request->forget = etcd_handles_forget_list(endpoint);
+		free(transport->forget);
+		transport->forget = NULL;
+	}
 	block_signals(&saved);
 	ok = start_transfer(request, url, timeout_ms);
 	restore_signals(&saved);
@@ -806,6 +817,20 @@ etcd_transport_abort(EtcdRequest *request, const char *error)
 	snprintf(request->error, sizeof(request->error), "%s", error);
 	request->ended = true;
 	make_ready(request);
+}
+
+void
+etcd_transport_forget_address(EtcdTransport *transport, const char *endpoint)
+{
+	/* One is enough: if two fail, the other one fails again. */
+	free(transport->forget);
+	transport->forget = strdup(endpoint);
+}
+
+bool
+etcd_transport_resolves_async(void)
+{
+	return (curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_ASYNCHDNS) != 0;
 }
 
 bool

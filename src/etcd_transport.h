@@ -100,6 +100,17 @@ extern bool etcd_transport_set_tls(EtcdTransport *transport, const EtcdTls *tls)
 extern bool etcd_transport_set_token(EtcdTransport *transport, const char *token);
 
 /*
+ * The addresses of a host's name are kept as long as the transport lives, so
+ * that a slow resolver holds up nobody.  This makes the next request to the
+ * endpoint look them up anew.
+ */
+extern void etcd_transport_forget_address(EtcdTransport *transport,
+										  const char *endpoint);
+
+/* Are names resolved without blocking?  It depends on how libcurl was built. */
+extern bool etcd_transport_resolves_async(void);
+
+/*
  * Send POST <endpoint><path> with a JSON body, which is taken over and freed
  * (also on failure).  timeout_ms bounds the whole of a unary request; for a
  * streaming one (callbacks->data set) it bounds only the connecting, and the

@@ -151,6 +151,13 @@ keepalive_timeout(void)
 					  etcd_lock_request_timeout);
 }
 
+/* What may be asked again at once need not wait for long. */
+static long
+repeatable_timeout(void)
+{
+	return Min(Max(keepalive_timeout(), 1000), etcd_lock_request_timeout);
+}
+
 bool
 lease_alive(void)
 {
@@ -633,6 +640,7 @@ keepalive_done(void *arg, const EtcdAnswer *answer)
 		return;
 	}
 	raft_term = result.header.raft_term;
+	link_saw_term(raft_term);
 	if (result.ttl <= 0)
 		lease_gone("the lease ran out or was revoked");
 	else
@@ -732,13 +740,13 @@ lease_tick(void)
 		case LEASE_NONE:
 			if (!worker_stopping)
 				call(ETCD_PATH_LEASE_LEASES, etcd_encode_empty(),
-					 etcd_lock_request_timeout, list_done);
+					 repeatable_timeout(), list_done);
 			break;
 		case LEASE_LISTED:
 			if (nstale > 0)
 				call(ETCD_PATH_LEASE_REVOKE,
 					 etcd_encode_lease_id(stale[nstale - 1]),
-					 etcd_lock_request_timeout, revoke_done);
+					 repeatable_timeout(), revoke_done);
 			else if (!worker_stopping)
 				send_grant();
 			break;

@@ -4,9 +4,11 @@
  *	  The worker's link to etcd: which endpoint, and how it does.
  *
  * All requests go to one endpoint, the current one.  When it fails (no
- * connection, no answer in time, no leader), the next one in the list becomes
- * current.  After a whole round of failures there is a pause, so that an etcd
- * that is down is not hammered.  A change of state is logged once.
+ * connection, no answer in time, no leader), another one is searched for
+ * (endpoints.c), and requests that are under way are given up: those who asked
+ * know what to do when an answer is missing, and need not wait for it.  Of a
+ * single endpoint nothing is given up; it is asked again after a pause, so that
+ * an etcd that is down is not hammered.  A change of state is logged once.
  *
  * While we are not logged in to an etcd that wants us to be (auth.c), requests
  * are put aside, and so are those that etcd has refused because of their token:
@@ -17,23 +19,25 @@
 #include "worker.h"
 
 #include "auth.h"
+#include "endpoints.h"
 #include "health.h"
 #include "stats.h"
 #include "tls.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "utils/varlena.h"
 
-/* Pause after a round of failures, microseconds: doubled from first to last. */
+/* Pause after a failure, microseconds: doubled from first to last. */
 #define FIRST_PAUSE		INT64CONST(100000)
 #define LAST_PAUSE		INT64CONST(1000000)
 
-static char **endpoints = NULL;
-static int	nendpoints = 0;
-static int	current = 0;
+/*
+ * When a request has had no answer for so long, microseconds, the endpoint is
+ * asked whether it serves at all, and again while that goes on.
+ */
+#define SLOW			INT64CONST(500000)
+
 static uint64 generation = 0;	/* changes with the current endpoint */
-static int	failures = 0;		/* in a row */
+static int	unreached = 0;		/* how often in a row there was no connection */
 static int64 backoff = 0;
 static int64 not_before = 0;	/* clock_now() */
 static bool up = false;
@@ -58,11 +62,15 @@ struct LinkCall
 	const char *path;
 	char	   *body;			/* malloc'ed; NULL: it cannot be sent again */
 	uint64		token;			/* number of the one it was sent with */
+	uint64		raft_term;		/* highest seen when it was sent */
 	int64		give_up_at;		/* clock_now() */
 };
 
-static dlist_head calls = DLIST_STATIC_INIT(calls);	/* under way */
+static dlist_head calls = DLIST_STATIC_INIT(calls);	/* under way, oldest first */
+static dlist_head streams = DLIST_STATIC_INIT(streams);	/* likewise */
 static dlist_head aside = DLIST_STATIC_INIT(aside);	/* put aside */
+static int64 slow_at = 0;		/* clock_now(): not to ask before */
+static uint64 raft_term = 0;	/* highest seen */
 
 static void
 publish(const char *error)
@@ -79,44 +87,6 @@ publish(const char *error)
 	}
 	LWLockRelease(lock_shared->status_lock);
 	pg_atomic_write_u32(&lock_shared->link_up, up ? 1 : 0);
-}
-
-static void
-read_setting(void)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-	char	   *copy = pstrdup(etcd_lock_endpoints);
-	List	   *names = NIL;
-	ListCell   *cell;
-
-	if (!SplitGUCList(copy, ',', &names) || names == NIL)
-	{
-		ereport(LOG,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid list syntax in parameter \"%s\"",
-						"etcd_lock.endpoints")));
-		names = list_make1(pstrdup(""));
-	}
-
-	for (int i = 0; i < nendpoints; i++)
-		pfree(endpoints[i]);
-	if (endpoints != NULL)
-		pfree(endpoints);
-	endpoints = palloc(list_length(names) * sizeof(char *));
-	nendpoints = 0;
-	foreach(cell, names)
-	{
-		char	   *endpoint = pstrdup(lfirst(cell));
-		size_t		len = strlen(endpoint);
-
-		while (len > 0 && endpoint[len - 1] == '/')
-			endpoint[--len] = '\0';
-		endpoints[nendpoints++] = endpoint;
-	}
-	list_free(names);
-	pfree(copy);
-	MemoryContextSwitchTo(old);
-	health_set_endpoints(endpoints, nendpoints);
 }
 
 /*
@@ -137,46 +107,66 @@ load_tls(void)
 	link_note_error(error);
 }
 
-void
-link_init(void)
+/*
+ * What was asked of an endpoint that has failed ends without an answer, with
+ * the next run of the transport.
+ */
+static void
+give_up_calls(void)
 {
-	read_setting();
-	publish(NULL);
-	load_tls();
-	auth_reload();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &calls)
+	{
+		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
+
+		etcd_transport_abort(call->request, "given up: the endpoint has failed or is no longer in use");
+	}
 }
 
-/* The endpoint in use stays so when the new list has it too. */
-void
-link_reload(void)
+/* The settings were read: where to begin. */
+static void
+begin(void)
 {
-	char	   *old = pstrdup(link_endpoint());
-
-	read_setting();
-	for (current = 0; current < nendpoints; current++)
-	{
-		if (strcmp(endpoints[current], old) == 0)
-			break;
-	}
-	if (current == nendpoints)
-	{
-		current = 0;
-		generation++;
-		failures = 0;
-		backoff = 0;
-		not_before = 0;
-	}
-	pfree(old);
 	said_down = false;			/* say what is wrong with the new settings */
 	publish(NULL);
 	load_tls();
 	auth_reload();
 }
 
+void
+link_init(void)
+{
+	(void) endpoints_read();
+	begin();
+	if (endpoints_count() > 1)
+		endpoints_search(NULL);
+}
+
+/* The endpoint in use stays so when the new list has it too. */
+void
+link_reload(void)
+{
+	bool		searching = endpoints_searching() || !up;
+
+	if (!endpoints_read())
+	{
+		up = false;
+		generation++;
+		give_up_calls();
+		backoff = 0;
+		not_before = 0;
+		searching = true;
+	}
+	begin();
+	if (searching && endpoints_count() > 1)
+		endpoints_search(NULL);
+}
+
 const char *
 link_endpoint(void)
 {
-	return endpoints[current];
+	return endpoints_current();
 }
 
 uint64
@@ -189,7 +179,7 @@ link_generation(void)
 bool
 link_open(void)
 {
-	return clock_now() >= not_before;
+	return !endpoints_searching() && clock_now() >= not_before;
 }
 
 /*
@@ -205,14 +195,14 @@ link_ready(void)
 int64
 link_next_time(void)
 {
-	return auth_ready() ? not_before : PG_INT64_MAX;
+	return auth_ready() && !endpoints_searching() ? not_before : PG_INT64_MAX;
 }
 
 static void
 succeeded(void)
 {
-	failures = 0;
 	backoff = 0;
+	unreached = 0;
 	not_before = 0;
 	if (up)
 		return;
@@ -261,14 +251,54 @@ failed(uint64 of_generation, const char *error)
 						link_endpoint(), error)));
 	}
 
-	current = (current + 1) % nendpoints;
 	generation++;
-	if (++failures >= nendpoints)
+	if (endpoints_count() > 1)
 	{
-		failures = 0;
+		give_up_calls();
+		endpoints_search(error);
+	}
+	else
+	{
 		backoff = backoff == 0 ? FIRST_PAUSE : Min(2 * backoff, LAST_PAUSE);
 		not_before = clock_now() + backoff;
 	}
+}
+
+/* What is wrong with the endpoints, one after the other. */
+void
+link_search_errors(const char *errors, bool all)
+{
+	publish(errors);
+	if (!all || said_down)
+		return;
+	said_down = true;
+	said_up = false;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("etcd_lock: no link to etcd at \"%s\": %s",
+					link_endpoint(), errors)));
+}
+
+/* The search has an end: this endpoint serves. */
+void
+link_found(bool changed)
+{
+	if (changed)
+	{
+		up = false;
+		generation++;
+		give_up_calls();
+	}
+	backoff = 0;
+	not_before = 0;
+	succeeded();
+}
+
+/* The endpoint answers neither what we want of it nor whether it is well. */
+void
+link_hangs(const char *error)
+{
+	failed(generation, error);
 }
 
 /*
@@ -335,6 +365,9 @@ judge_answer(const LinkCall *call, const EtcdAnswer *answer)
 		return false;			/* that is the asker's business */
 	if (!answer->delivered)
 	{
+		/* Addresses are kept for good, unless they turn out to be of no use. */
+		if (!answer->ambiguous && call->generation == generation && ++unreached > 2)
+			etcd_transport_forget_address(worker_transport, link_endpoint());
 		failed(call->generation, answer->error);
 		return false;
 	}
@@ -439,6 +472,7 @@ send_call(LinkCall *call, char *body)
 	}
 	call->generation = generation;
 	call->token = auth_token_number();
+	call->raft_term = raft_term;
 	call->sent_at = now;
 	call->request = etcd_transport_post(worker_transport, link_endpoint(),
 										call->path, body,
@@ -449,7 +483,7 @@ send_call(LinkCall *call, char *body)
 		failed(generation, "not a URL, or out of memory");
 		return false;
 	}
-	dlist_push_tail(&calls, &call->node);
+	dlist_push_tail(call->callbacks.data != NULL ? &streams : &calls, &call->node);
 	return true;
 }
 
@@ -471,17 +505,24 @@ link_call(const char *path, char *body, long timeout_ms,
 	if (auth_configured() && !is_login && callbacks->data == NULL && body != NULL)
 		call->body = strdup(body);
 
-	if (!auth_ready() && !is_login)
+	if ((auth_ready() || is_login) && !endpoints_searching())
 	{
-		free(body);
-		if (call->body != NULL)
-		{
-			put_aside(call);
+		if (send_call(call, body))
 			return call;
-		}
 	}
-	else if (send_call(call, body))
+	else if (callbacks->data == NULL && !is_login && body != NULL)
+	{
+		free(call->body);
+		call->body = body;
+		put_aside(call);
 		return call;
+	}
+	else
+	{
+		if (body != NULL && is_login)
+			explicit_bzero(body, strlen(body));
+		free(body);
+	}
 	free(call->body);
 	pfree(call);
 	return NULL;
@@ -514,7 +555,7 @@ link_watch_refused(const LinkCall *call, const char *reason)
 static void
 give_up(LinkCall *call)
 {
-	EtcdAnswer	answer = {.error = "could not log in to etcd"};
+	EtcdAnswer	answer = {.error = "there is no link to etcd"};
 	EtcdCallbacks callbacks = call->callbacks;
 	void	   *arg = call->arg;
 
@@ -558,10 +599,71 @@ find_overdue(void)
 }
 
 void
+link_saw_term(uint64 term)
+{
+	raft_term = Max(raft_term, term);
+}
+
+/*
+ * What was on its way to a leader that is no more may be lost, and then etcd
+ * answers only when its own patience ends.
+ */
+static bool
+may_be_lost(const LinkCall *call)
+{
+	return call->raft_term != 0 && call->raft_term < raft_term;
+}
+
+/*
+ * A request that takes long: it may have been lost, or the endpoint may not
+ * serve at all, and then there is no need to wait for the end of its time when
+ * there are others.
+ */
+static void
+watch_slow_calls(void)
+{
+	int64		now;
+	dlist_iter	iter;
+
+	if (dlist_is_empty(&calls))
+		return;
+	now = clock_now();
+	dlist_foreach(iter, &calls)
+	{
+		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
+
+		if (now - call->sent_at < SLOW)
+			break;
+		if (may_be_lost(call))
+			etcd_transport_abort(call->request, "given up: etcd has changed its leader");
+		else if (endpoints_count() > 1 && now >= slow_at)
+		{
+			slow_at = now + SLOW;
+			endpoints_ask_current();
+		}
+	}
+}
+
+static int64
+slow_time(void)
+{
+	const LinkCall *call;
+
+	if (dlist_is_empty(&calls))
+		return PG_INT64_MAX;
+	call = dlist_head_element(LinkCall, node, &calls);
+	if (may_be_lost(call))
+		return call->sent_at + SLOW;
+	return endpoints_count() < 2 ? PG_INT64_MAX : Max(slow_at, call->sent_at + SLOW);
+}
+
+void
 link_tick(void)
 {
 	LinkCall   *call;
 
+	watch_slow_calls();
+	endpoints_tick();
 	auth_tick();
 	while ((call = find_overdue()) != NULL)
 		give_up(call);
@@ -573,6 +675,10 @@ link_tick_time(void)
 {
 	int64		next = Max(auth_next_time(), not_before);
 	dlist_iter	iter;
+
+	if (endpoints_searching())
+		next = endpoints_time();
+	next = Min(next, slow_time());
 
 	dlist_foreach(iter, &aside)
 		next = Min(next, dlist_container(LinkCall, node, iter.cur)->give_up_at);

@@ -37,6 +37,13 @@
  */
 #define WATCHDOG	500
 
+/*
+ * A worker whose heart has not beaten for so long does not answer, whatever
+ * connect_timeout says: when it has nothing to do it is only woken by the
+ * watchdog.  Microseconds.
+ */
+#define WORKER_PATIENCE	INT64CONST(2000000)
+
 /* Until when to wait; clock_now(), PG_INT64_MAX: for ever. */
 typedef struct Patience
 {
@@ -238,30 +245,29 @@ give_up(LocalHold *local, bool have_tag, bool session)
 
 /* Copy what the worker last met with; the caller reports it. */
 static void
-get_link_error(char *endpoint, char *error, size_t size)
+get_link_status(LinkStatus *status)
 {
 	LWLockAcquire(lock_shared->status_lock, LW_SHARED);
-	strlcpy(endpoint, lock_shared->status.endpoint, size);
-	strlcpy(error, lock_shared->status.last_error, size);
+	*status = lock_shared->status;
 	LWLockRelease(lock_shared->status_lock);
 }
 
 void
 lock_report_unreachable(int waited)
 {
-	char		endpoint[LOCK_FAILURE_SIZE];
-	char		error[LOCK_FAILURE_SIZE];
+	LinkStatus	status;
 
-	get_link_error(endpoint, error, sizeof(error));
+	get_link_status(&status);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 pg_atomic_read_u32(&lock_shared->link_up) == 0 ?
 			 errmsg("could not reach etcd within %d ms", waited) :
 			 errmsg("could not get an answer or a lease from etcd within %d ms",
 					waited),
-			 error[0] != '\0' ?
-			 errdetail("%s: %s", endpoint, lock_text_for_user(error, strlen(error))) :
-			 errdetail("There is no answer from \"%s\" yet.", endpoint),
+			 status.last_error[0] != '\0' ?
+			 errdetail("%s: %s", status.endpoint,
+					   lock_text_for_user(status.last_error, strlen(status.last_error))) :
+			 errdetail("There is no answer from \"%s\" yet.", status.endpoint),
 			 errhint("Check the configuration parameter \"%s\" and the health of etcd.",
 					 "etcd_lock.endpoints")));
 }
@@ -318,7 +324,7 @@ check_link(LocalHold *local, int64 asked_at, int64 *heartbeat, int64 *beat_at)
 		*heartbeat = beat;
 		*beat_at = now;
 	}
-	if (now - *beat_at >= timeout)
+	if (now - *beat_at >= Max(timeout, WORKER_PATIENCE))
 		report_no_worker();
 	if (now - asked_at >= timeout &&
 		(pg_atomic_read_u32(&lock_shared->link_up) == 0 ||
@@ -378,6 +384,8 @@ await_etcd(LocalHold *local, Patience patience, WaitLog *log)
 
 		left = Min(patience.lock_timeout_at, patience.give_up_at);
 		left = Min(left, wait_log_next_time(log));
+		if (now - asked_at < (int64) etcd_lock_connect_timeout * 1000)
+			left = Min(left, asked_at + (int64) etcd_lock_connect_timeout * 1000);
 		left = left == PG_INT64_MAX ? WATCHDOG : Min((left - now) / 1000 + 1, WATCHDOG);
 		if (now - asked_at >= WATCHDOG * INT64CONST(1000))
 			lock_table_wake_worker();	/* for its heartbeat */

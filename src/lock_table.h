@@ -60,6 +60,9 @@
 
 #define LOCK_FAILURE_SIZE		256
 
+/* The same about the link: it may tell of several endpoints. */
+#define LINK_ERROR_SIZE			1024
+
 typedef enum LockMode
 {
 	LOCK_SHARED,
@@ -249,7 +252,7 @@ typedef struct LinkStatus
 	bool		up;
 	char		endpoint[256];
 	char		server_version[32];
-	char		last_error[LOCK_FAILURE_SIZE];
+	char		last_error[LINK_ERROR_SIZE];
 	TimestampTz last_error_at;
 } LinkStatus;
 

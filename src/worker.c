@@ -255,6 +255,11 @@ etcd_lock_worker_main(Datum arg)
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("etcd_lock: could not set up HTTP: %m")));
 
+	if (!etcd_transport_resolves_async())
+		ereport(WARNING,
+				(errmsg("etcd_lock: this libcurl blocks while it resolves a name"),
+				 errhint("Name etcd's endpoints by their addresses.")));
+
 	loop_context = AllocSetContextCreate(TopMemoryContext, "etcd_lock loop",
 										 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(loop_context);

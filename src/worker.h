@@ -13,7 +13,8 @@
  *	batch.c		a Txn of many operations
  *	answers.c	what etcd has answered to it
  *	watch.c		watches
- *	link.c		which endpoint, and how it does
+ *	link.c		requests to the endpoint in use, and how it does
+ *	endpoints.c	which endpoint
  *	auth.c		logging in
  *	tls.c		certificates
  *
@@ -207,6 +208,10 @@ extern int64 link_next_time(void);
 extern void link_tick(void);
 extern int64 link_tick_time(void);
 extern void link_not_logged_in(const char *error);
+extern void link_search_errors(const char *errors, bool all);
+extern void link_found(bool changed);
+extern void link_hangs(const char *error);
+extern void link_saw_term(uint64 term);
 extern void link_bad_answer(const char *error);
 extern void link_note_error(const char *error);
 extern LinkCall *link_call(const char *path, char *body, long timeout_ms,
