@@ -61,8 +61,8 @@ sub is_answer
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @got = $got ? answer($got) : ();
 
-	return pass($name) if "@expected" eq '(any)';
 	@expected = () if "@expected" eq '(none)' || "@expected" eq 'goes on';
+	return pass($name) if "@expected" =~ /^\(.*\)$/;    # it depends
 	foreach (\@got, \@expected)
 	{
 		s/\b\d{7,}\b/TOKEN/g, s/\s*\|\s*/ | /g, s/\s+/ /g foreach @$_;
