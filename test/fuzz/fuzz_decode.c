@@ -13,6 +13,9 @@
 #include "etcd_api.h"
 #include "fuzz.h"
 
+/* cJSON's own limit: each level is one of its recursion. */
+#define MAX_DEPTH	1000
+
 typedef union AnyResult
 {
 	EtcdRangeResult range;
@@ -319,6 +322,29 @@ read_body(Kind kind, const char *body, size_t len, int http_status,
 	return good;
 }
 
+/* How deep objects and arrays are nested. */
+static int
+depth_of(const char *body, size_t len)
+{
+	bool		in_string = false;
+	int			depth = 0;
+	int			deepest = 0;
+	size_t		i;
+
+	for (i = 0; i < len; i++)
+	{
+		if (in_string && body[i] == '\\')
+			i++;
+		else if (body[i] == '"')
+			in_string = !in_string;
+		else if (!in_string && (body[i] == '{' || body[i] == '['))
+			deepest = ++depth > deepest ? depth : deepest;
+		else if (!in_string && (body[i] == '}' || body[i] == ']'))
+			depth--;
+	}
+	return deepest;
+}
+
 /* The same JSON with white space around each token. */
 static char *
 write_anew(const char *body, size_t len, size_t *new_len)
@@ -363,6 +389,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	{
 		if (!read_body(kind, body, size, 200, &hash))
 			continue;
+		check(depth_of(body, size) <= MAX_DEPTH);
 		if (anew == NULL)
 			anew = write_anew(body, size, &new_len);
 		check(read_body(kind, anew, new_len, 200, &hash_anew));
