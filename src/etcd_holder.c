@@ -119,7 +119,10 @@ read_char(const char **text, char c)
 static bool
 read_time(const char *text, int64_t *since)
 {
-	static const int month_days[] = {31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+	int64_t		days;
+	int64_t		real_year;
+	int			real_month;
+	int			real_day;
 	int			year;
 	int			month;
 	int			day;
@@ -137,9 +140,15 @@ read_time(const char *text, int64_t *since)
 		!read_digits(&text, 6, &fraction) || strcmp(text, "Z") != 0)
 		return false;
 	if (year < 1 || month < 1 || month > 12 || day < 1 ||
-		day > month_days[month - 1] || hour > 23 || minute > 59 || second > 59)
+		hour > 23 || minute > 59 || second > 59)
 		return false;
-	*since = ((days_from_date(year, month, day) * SECONDS_PER_DAY +
+
+	/* a day that the month does not have is one of the next month */
+	days = days_from_date(year, month, day);
+	date_from_days(days, &real_year, &real_month, &real_day);
+	if (real_month != month || real_day != day)
+		return false;
+	*since = ((days * SECONDS_PER_DAY +
 			   hour * 3600 + minute * 60 + second) * MICROSECONDS) + fraction;
 	return true;
 }

@@ -6,6 +6,8 @@
  *
  *-------------------------------------------------------------------------
  */
+#include <cjson/cJSON.h>
+
 #include "etcd_holder.h"
 #include "fuzz.h"
 
@@ -48,6 +50,27 @@ write_and_read(const EtcdHolder *holder)
 	check(is_same(holder, &again));
 	free(copy);
 	free(value);
+}
+
+/* A time that is understood is the one that is written. */
+static void
+check_time(const char *value, size_t len, const EtcdHolder *holder)
+{
+	char	   *copy = malloc(len + 1);
+	char	   *text = etcd_holder_encode(holder);
+	cJSON	   *before;
+	cJSON	   *after = cJSON_Parse(text);
+
+	check(copy != NULL);
+	memcpy(copy, value, len);
+	copy[len] = '\0';
+	before = cJSON_Parse(copy);
+	check(strcmp(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(before, "since")),
+				 cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(after, "since"))) == 0);
+	cJSON_Delete(before);
+	cJSON_Delete(after);
+	free(text);
+	free(copy);
 }
 
 static void
@@ -101,6 +124,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	{
 		check_holder(&holder);
 		write_and_read(&holder);
+		if (holder.has_since)
+			check_time(value, size, &holder);
 	}
 	free(value);
 	draw_one(data, size);
