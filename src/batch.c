@@ -155,14 +155,15 @@ shared_key(const WorkerKey *key)
 }
 
 static EtcdOp
-put_op(Building *b, const WorkerKey *key)
+put_op(Building *b, WorkerKey *key)
 {
 	EtcdOp		op = {.type = ETCD_OP_PUT, .range = one_key(key->etcd_key)};
 	int			asker = shared_key(key)->asker;
 
-	op.value = worker_describe(lock_table_proc(asker),
-							   ProcGlobal->allProcs[asker].pid,
-							   GetCurrentTimestamp());
+	key->told_pid = ProcGlobal->allProcs[asker].pid;
+	key->told_since = GetCurrentTimestamp();
+	op.value = worker_describe(&lock_table_proc(asker)->who, key->told_pid,
+							   key->told_since);
 	op.value_len = strlen(op.value);
 	op.lease = lease_id();
 	b->bytes += op.range.key_len + op.value_len + key->name->name_len * 4;

@@ -15,6 +15,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "etcd_json.h"
@@ -241,4 +242,21 @@ etcd_holder_decode(const char *value, size_t len, EtcdHolder *holder)
 	cJSON_Delete(object);
 	return known || holder->has_session || holder->has_port ||
 		holder->has_pid || holder->has_since;
+}
+
+/* What is printable never takes more bytes than the text had. */
+void
+etcd_printable(char *text)
+{
+	size_t		size = strlen(text) + 1;
+	char	   *copy = malloc(size);
+
+	if (copy == NULL)
+	{
+		text[0] = '\0';
+		return;
+	}
+	etcd_json_printable(copy, size, text, size - 1);
+	memcpy(text, copy, strlen(copy) + 1);
+	free(copy);
 }

@@ -45,4 +45,7 @@ extern char *etcd_holder_encode(const EtcdHolder *holder);
  */
 extern bool etcd_holder_decode(const char *value, size_t len, EtcdHolder *holder);
 
+/* Make of foreign text, in its place, what can be put into a log. */
+extern void etcd_printable(char *text);
+
 #endif							/* ETCD_HOLDER_H */

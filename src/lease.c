@@ -29,6 +29,7 @@
  */
 #include "worker.h"
 
+#include "break.h"
 #include "health.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
@@ -671,10 +672,22 @@ sentinel_watched(void *arg)
 static void
 sentinel_deleted(void *arg, const char *key, size_t key_len, int64 mod_revision)
 {
-	if (state == LEASE_ALIVE && mod_revision > lock_shared->sentinel_revision)
+	if (state == LEASE_ALIVE && mod_revision > lock_shared->sentinel_revision &&
+		strcmp(key, lock_shared->sentinel_key) == 0)
 	{
 		hurry = true;
 		next_time = 0;
+	}
+}
+
+/* Somebody tells that he has broken a lock of ours. */
+static void
+sentinel_put(void *arg, const EtcdKeyValue *kv)
+{
+	if (state == LEASE_ALIVE && break_is_message(kv->key, kv->key_len))
+	{
+		names_key_broken(kv);
+		requests_stray(kv->key, kv->key_len, kv->create_revision);
 	}
 }
 
@@ -687,14 +700,16 @@ sentinel_unwatched(void *arg)
 
 /*
  * A lease that is revoked early is noticed with the next keepalive anyway;
- * this makes it a matter of milliseconds.
+ * this makes it a matter of milliseconds.  Under the sentinel's name other
+ * servers leave messages about locks that they have broken.
  */
 static void
 watch_sentinel(void)
 {
 	static const WatchCallbacks callbacks = {
-		sentinel_watched, sentinel_deleted, sentinel_unwatched
+		sentinel_watched, sentinel_deleted, sentinel_unwatched, sentinel_put
 	};
+	char		end[sizeof(lock_shared->sentinel_key) + 2];
 	EtcdRange	range = {0};
 
 	if (sentinel_watch != NULL &&
@@ -708,6 +723,9 @@ watch_sentinel(void)
 		return;
 	range.key = lock_shared->sentinel_key;
 	range.key_len = strlen(lock_shared->sentinel_key);
+	snprintf(end, sizeof(end), "%s%c", lock_shared->sentinel_key, '/' + 1);
+	range.end = end;
+	range.end_len = strlen(end);
 	sentinel_watch = watch_open(&range, &callbacks, NULL);
 }
 

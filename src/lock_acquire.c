@@ -545,14 +545,14 @@ lock_describe_session(void)
 		(void) etcd_lock_wait_event_release();
 
 		database = get_database_name(MyDatabaseId);
-		lock_text_to_utf8(database ? database : "", proc->database,
+		lock_text_to_utf8(database ? database : "", proc->who.database,
 						  LOCK_PROC_TEXT);
 		lock_text_to_utf8(GetUserNameFromId(GetSessionUserId(), false),
-						  proc->username, LOCK_PROC_TEXT);
+						  proc->who.username, LOCK_PROC_TEXT);
 		described = true;
 	}
 	/* ASCII, whatever the database's encoding */
-	strlcpy(proc->application, application_name ? application_name : "",
+	strlcpy(proc->who.application, application_name ? application_name : "",
 			LOCK_PROC_TEXT);
 }
 

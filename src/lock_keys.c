@@ -133,6 +133,23 @@ lock_key_holder(LockEntry *entry, const LockKey *key, int pid)
 	return found;
 }
 
+/* Nobody has a key that is condemned. */
+void
+lock_key_copy_holder(LockEntry *entry, const LockKey *key, int pid,
+					 LockHolder *holder)
+{
+	const LockHold *hold = key->state == KEY_DELETING ? NULL :
+		lock_key_holder(entry, key, pid);
+
+	holder->somebody = hold != NULL;
+	if (hold == NULL)
+		return;
+	holder->pid = hold->pid;
+	holder->since = hold->state == HOLD_HOLDING ? hold->held_since :
+		hold->wait_start;
+	holder->who = lock_table_proc(hold->procno)->who;
+}
+
 void
 lock_key_free(LockEntry *entry, LockKey *key)
 {
@@ -277,9 +294,8 @@ lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss)
 	}
 }
 
-/* etcd has the key no more: whoever holds the lock by it has lost it. */
-void
-lock_key_lost(LockEntry *entry, LockKey *key)
+static void
+lose_holders(LockEntry *entry, LockKey *key)
 {
 	dlist_iter	iter;
 
@@ -301,7 +317,22 @@ lock_key_lost(LockEntry *entry, LockKey *key)
 							   hold->on_loss);
 		}
 	}
+}
+
+/* etcd has the key no more: whoever holds the lock by it has lost it. */
+void
+lock_key_lost(LockEntry *entry, LockKey *key)
+{
+	lose_holders(entry, key);
 	lock_key_free(entry, key);
+}
+
+/* The lock is taken away from those who hold it by this key. */
+void
+lock_key_break(LockEntry *entry, LockKey *key)
+{
+	lose_holders(entry, key);
+	lock_key_condemn(entry, key);
 }
 
 /* The key will not be granted: tell those who ask for it. */

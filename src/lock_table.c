@@ -596,16 +596,17 @@ lock_table_check_done(LockHold *hold, uint64 check)
 }
 
 LockEntry *
-lock_table_find(const char *key, LWLock **lock)
+lock_table_find(const char *key, LWLockMode mode, LWLock **lock)
 {
 	char		name[ETCD_LOCK_MAX_KEY + 1];
 	uint32		hashcode;
 	LockEntry  *entry;
 
-	strlcpy(name, key, sizeof(name));
+	if (strlcpy(name, key, sizeof(name)) >= sizeof(name))
+		return NULL;
 	hashcode = string_hash(name, sizeof(name));
 	*lock = partition_lock(hashcode);
-	LWLockAcquire(*lock, LW_EXCLUSIVE);
+	LWLockAcquire(*lock, mode);
 	entry = hash_search_with_hash_value(entries, name, hashcode, HASH_FIND, NULL);
 	if (entry == NULL)
 		LWLockRelease(*lock);
@@ -618,47 +619,80 @@ lock_table_find(const char *key, LWLock **lock)
  */
 
 bool
-lock_table_holder(const char *key, int64 create_revision, LockHolder *holder)
+lock_table_holder(const char *name, int64 create_revision, LockHolder *holder)
 {
-	char		name[ETCD_LOCK_MAX_KEY + 1];
-	uint32		hashcode;
 	LWLock	   *lock;
-	LockEntry  *entry;
-	int			slot = -1;
+	LockEntry  *entry = lock_table_find(name, LW_SHARED, &lock);
+	bool		found = false;
 
 	memset(holder, 0, sizeof(LockHolder));
-	if (strlcpy(name, key, sizeof(name)) >= sizeof(name))
+	if (entry == NULL)
 		return false;
-	hashcode = string_hash(name, sizeof(name));
-	lock = partition_lock(hashcode);
-
-	LWLockAcquire(lock, LW_SHARED);
-	entry = hash_search_with_hash_value(entries, name, hashcode, HASH_FIND, NULL);
-	for (int i = 0; entry != NULL && i < LOCK_KEYS_PER_NAME; i++)
+	for (int i = 0; i < LOCK_KEYS_PER_NAME && !found; i++)
 	{
-		if (entry->keys[i].state != KEY_FREE &&
-			entry->keys[i].create_revision == create_revision)
-			slot = i;
-	}
-	if (slot >= 0)
-	{
-		LockKey    *found = &entry->keys[slot];
-		LockHold   *hold = found->state == KEY_DELETING ? NULL :
-			lock_key_holder(entry, found, 0);
+		const LockKey *key = &entry->keys[i];
 
-		if (hold != NULL)
-		{
-			const LockProc *proc = &procs[hold->procno];
-
-			holder->somebody = true;
-			holder->pid = hold->pid;
-			holder->since = found->state == KEY_HELD ? hold->held_since :
-				hold->wait_start;
-			strlcpy(holder->database, proc->database, LOCK_PROC_TEXT);
-			strlcpy(holder->username, proc->username, LOCK_PROC_TEXT);
-			strlcpy(holder->application, proc->application, LOCK_PROC_TEXT);
-		}
+		found = key->state != KEY_FREE && key->create_revision == create_revision;
+		if (found)
+			lock_key_copy_holder(entry, key, 0, holder);
 	}
 	LWLockRelease(lock);
-	return slot >= 0;
+	return found;
+}
+
+/* The key by which a session of this server holds the lock with this token. */
+static LockKey *
+find_token(LockEntry *entry, int64 token)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+		int			slot;
+
+		if (hold->state != HOLD_HOLDING || hold->superseded || hold->lost ||
+			hold->token != token || hold->key_number == 0)
+			continue;
+		slot = lock_entry_slot(entry, hold->key_number);
+		if (slot >= 0 && entry->keys[slot].state == KEY_HELD)
+			return &entry->keys[slot];
+	}
+	return NULL;
+}
+
+/*
+ * Take a lock of this server away from whoever has it with this token.  The
+ * look at the token and the loss are one step: who got the lock since is not
+ * hit.  *released is the key whose deletion can be waited for.
+ */
+LockBreakResult
+lock_table_break(const char *key, int64 token, LockReleasedKey *released)
+{
+	LockBreakResult result = LOCK_BREAK_ELSEWHERE;
+	LWLock	   *lock;
+	LockEntry  *entry = lock_table_find(key, LW_EXCLUSIVE, &lock);
+	LockKey    *found;
+
+	if (entry == NULL)
+		return result;
+	found = find_token(entry, token);
+	if (found != NULL)
+	{
+		released->key = found;
+		released->number = lock_key_number(found);
+		found->releaser = compat_my_procno();
+		lock_key_break(entry, found);
+		result = LOCK_BREAK_DONE;
+	}
+	for (int i = 0; i < LOCK_KEYS_PER_NAME && found == NULL; i++)
+	{
+		LockKey    *other = &entry->keys[i];
+
+		if ((other->state == KEY_HELD || other->state == KEY_DELETING) &&
+			other->create_revision == token >> TOKEN_PASS_BITS)
+			result = LOCK_BREAK_STALE;
+	}
+	lock_entry_unlock(lock);
+	return result;
 }

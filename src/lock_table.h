@@ -235,11 +235,16 @@ typedef struct LockHold
 #define LOCK_HOLDER_TEXT	512
 
 /* Who a session is, for the value of its keys. */
-typedef struct LockProc
+typedef struct LockWho
 {
 	char		database[LOCK_PROC_TEXT];
 	char		username[LOCK_PROC_TEXT];
 	char		application[LOCK_PROC_TEXT];
+} LockWho;
+
+typedef struct LockProc
+{
+	LockWho		who;
 	char		holder[LOCK_HOLDER_TEXT];	/* whom it waits for; under the lock
 											 * of the entry that it waits for */
 	pg_atomic_uint64 told_epoch;	/* its holds of epochs up to this one were
@@ -354,17 +359,28 @@ typedef struct LockHolder
 	bool		somebody;		/* else the key waits for whoever comes next */
 	int			pid;
 	TimestampTz since;
-	char		database[LOCK_PROC_TEXT];
-	char		username[LOCK_PROC_TEXT];
-	char		application[LOCK_PROC_TEXT];
+	LockWho		who;
 } LockHolder;
 
-/* With its lock held exclusively, which is also in *lock; NULL: there is none. */
-extern LockEntry *lock_table_find(const char *key, LWLock **lock);
+/*
+ * With its lock held, which is also in *lock; NULL: there is none, and no lock is
+ * held.
+ */
+extern LockEntry *lock_table_find(const char *key, LWLockMode mode, LWLock **lock);
 
 /* False: this server has no key of this name with this create_revision. */
 extern bool lock_table_holder(const char *name, int64 create_revision,
 							  LockHolder *holder);
+
+typedef enum LockBreakResult
+{
+	LOCK_BREAK_ELSEWHERE,		/* not a lock of this server's */
+	LOCK_BREAK_STALE,			/* it is, but nobody has that token any more */
+	LOCK_BREAK_DONE				/* broken; the key is being deleted */
+} LockBreakResult;
+
+extern LockBreakResult lock_table_break(const char *key, int64 token,
+										LockReleasedKey *released);
 
 /* All partitions, in shared mode, for views. */
 extern void lock_table_lock_all(LWLockMode mode);
@@ -406,11 +422,14 @@ extern void lock_key_free(LockEntry *entry, LockKey *key);
 extern void lock_key_lost(LockEntry *entry, LockKey *key);
 extern void lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 								  const LockFailure *failure);
+extern void lock_key_break(LockEntry *entry, LockKey *key);
 extern void lock_key_fail(LockEntry *entry, LockKey *key,
 						  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,
 							 bool foreign_waiter, uint64 checks_done);
 extern LockHold *lock_key_holder(LockEntry *entry, const LockKey *key, int pid);
+extern void lock_key_copy_holder(LockEntry *entry, const LockKey *key, int pid,
+								 LockHolder *holder);
 extern void lock_entry_wake(LockEntry *entry);
 extern void lock_table_start_work(void);
 extern bool lock_entry_in_use(const LockEntry *entry);

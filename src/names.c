@@ -12,6 +12,8 @@
  */
 #include "worker.h"
 
+#include "break.h"
+#include "etcd_holder.h"
 #include "stats.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -185,6 +187,15 @@ make_key(WorkerName *name, int slot)
 	return key;
 }
 
+/* The key, if it is still the one with this number. */
+WorkerKey *
+names_find_key(uint64 serial, uint64 number)
+{
+	SerialEntry *entry = serial_entry(serial, HASH_FIND);
+
+	return entry == NULL || entry->key->number != number ? NULL : entry->key;
+}
+
 static void
 forget_ahead(WorkerKey *key)
 {
@@ -212,11 +223,10 @@ update_waiting(WorkerName *name)
 		dlist_push_tail(&waiting_names, &name->waiting_link);
 	}
 	else if (!waiting && name->waiting)
-	{
 		dlist_delete(&name->waiting_link);
-		unwatch_name(name);
-	}
 	name->waiting = waiting;
+	if (!waiting)
+		name_update_watch(name);
 }
 
 /*
@@ -230,6 +240,7 @@ void
 name_free_key(WorkerKey *key)
 {
 	requests_forget_key(key);
+	held_remove(key);
 	forget_ahead(key);
 	(void) serial_entry(key->serial, HASH_REMOVE);
 	if (key->deleted || !key->sent)
@@ -419,6 +430,7 @@ take_key(WorkerName *name, int slot)
 				key = make_key(name, slot);
 				key->sent = true;
 				key->held_since = clock_now();
+				held_add(key);
 				requests_range(name);
 			}
 			if (shared->checks_asked > shared->checks_done)
@@ -524,16 +536,25 @@ serial_of(const char *key, size_t len)
 	return strtou64(key + i, NULL, 10);
 }
 
+/* The key with the serial that this name ends in. */
 static WorkerKey *
-find_key(const char *etcd_key, size_t len)
+find_serial(const char *etcd_key, size_t len)
 {
 	uint64		serial = serial_of(etcd_key, len);
 	SerialEntry *entry = serial == 0 ? NULL : serial_entry(serial, HASH_FIND);
 
-	if (entry == NULL || strlen(entry->key->etcd_key) != len ||
-		memcmp(entry->key->etcd_key, etcd_key, len) != 0)
+	return entry == NULL ? NULL : entry->key;
+}
+
+static WorkerKey *
+find_key(const char *etcd_key, size_t len)
+{
+	WorkerKey  *key = find_serial(etcd_key, len);
+
+	if (key == NULL || strlen(key->etcd_key) != len ||
+		memcmp(key->etcd_key, etcd_key, len) != 0)
 		return NULL;
-	return entry->key;
+	return key;
 }
 
 /* Is it a key that we have, or are about to put or delete? */
@@ -569,6 +590,7 @@ grant_key(WorkerKey *key)
 		return;
 	lock_key_grant(key->name->entry, shared);
 	key->held_since = clock_now();
+	held_add(key);
 	key->waiting = false;
 	forget_ahead(key);
 }
@@ -677,6 +699,15 @@ name_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 		watch_name(name);
 }
 
+static void
+log_lost(const WorkerName *name)
+{
+	ereport(LOG,
+			(errcode(ERRCODE_ETCD_LOCK_LOST),
+			 errmsg("etcd_lock: lock \"%s\" was lost: its key was deleted from etcd",
+					name->name)));
+}
+
 /* Keys with our lease's id that nobody here knows would block everyone. */
 static void
 delete_ghosts(WorkerName *name, const QueueView *view)
@@ -702,6 +733,7 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	LWLock	   *lock = lock_name(name);
 	QueueView	view;
 	bool		watched;
+	bool		lost = false;
 
 	name->ranged_at = clock_now();
 	name_view(name, range, &view);
@@ -741,7 +773,10 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 			 * Condemn it in any case.
 			 */
 			if (shared->state == KEY_HELD)
+			{
 				lock_key_lost(name->entry, shared);
+				lost = true;
+			}
 			else
 			{
 				lock_key_condemn(name->entry, shared);
@@ -763,6 +798,8 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	delete_ghosts(name, &view);
 	lock_entry_unlock(lock);
 	pfree(unconstify(QueueKey *, view.keys));
+	if (lost)
+		log_lost(name);
 
 	name_forget_freed(name);	/* the caller's request keeps the name alive */
 	update_waiting(name);
@@ -829,6 +866,7 @@ name_key_deleted(void *arg, const char *etcd_key, size_t len,
 	WorkerName *name = arg;
 	QueueView	view = {.name = name->name, .name_len = name->name_len, .owner = ""};
 	LWLock	   *lock;
+	bool		lost = false;
 
 	if (name->entry == NULL ||
 		queue_key_kind(&view, etcd_key, len) == QUEUE_KEY_OTHER)
@@ -848,12 +886,17 @@ name_key_deleted(void *arg, const char *etcd_key, size_t len,
 			memcmp(key->etcd_key, etcd_key, len) == 0)
 		{
 			if (mod_revision > shared->create_revision)
+			{
+				lost |= shared->state == KEY_HELD;
 				own_key_deleted(key);
+			}
 		}
 		else if (shared->state == KEY_QUEUED)
 			ahead_key_deleted(key, etcd_key, len, mod_revision);
 	}
 	lock_entry_unlock(lock);
+	if (lost)
+		log_lost(name);
 
 	/* The watch that calls us is closed here if nobody waits any more. */
 	name->in_flight++;
@@ -908,8 +951,9 @@ watch_name(WorkerName *name)
 
 	if (name->watch != NULL && !watch_is_current(name->watch))
 		unwatch_name(name);
-	if (name->watch != NULL || watch_count() >= MAX_WATCHES ||
-		clock_now() < name->watch_retry_at || !link_ready())
+	if (name->watch != NULL || clock_now() < name->watch_retry_at || !link_ready())
+		return;
+	if (watch_count() >= MAX_WATCHES && !(name->waiting && held_give_watch()))
 		return;
 
 	range.key = name->prefix;
@@ -917,6 +961,16 @@ watch_name(WorkerName *name)
 	range.end = name->prefix_end;
 	range.end_len = name->name_len + 1;
 	name->watch = watch_open(&range, &callbacks, name);
+}
+
+/* Does the name need a watch, waiting or held for long? */
+void
+name_update_watch(WorkerName *name)
+{
+	if (name->waiting || name->keep_watch)
+		watch_name(name);
+	else
+		unwatch_name(name);
 }
 
 /* ----------------------------------------------------------------
@@ -958,6 +1012,20 @@ names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at)
 		const EtcdKeyValue *kv = &listed->keys[i];
 		WorkerKey  *key;
 
+		if (held_is_note(kv->key, kv->key_len))
+		{
+			key = find_serial(kv->key, kv->key_len);
+			if (key == NULL || !held_knows_note(key, kv->key))
+				requests_stray(kv->key, kv->key_len, 0);
+			continue;
+		}
+		if (break_is_message(kv->key, kv->key_len))
+		{
+			/* the watch on the sentinel has missed it */
+			break_log_message(kv->key, NULL);
+			requests_stray(kv->key, kv->key_len, 0);
+			continue;
+		}
 		if (!is_named_by_us(kv->key, kv->key_len))
 			continue;			/* the sentinel, for one */
 		key = find_key(kv->key, kv->key_len);
@@ -979,6 +1047,22 @@ names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at)
 			requests_range(key->name);
 		key->listed = false;
 	}
+}
+
+/*
+ * A message of another server's: it has broken a lock of ours.  Whether that is
+ * so, a look at the queue shows.
+ */
+void
+names_key_broken(const EtcdKeyValue *message)
+{
+	WorkerKey  *key = find_serial(message->key, message->key_len);
+	EtcdHolder	by;
+
+	break_log_message(message->key, etcd_holder_decode(message->value, message->value_len, &by) ?
+					  &by : NULL);
+	if (key != NULL && key->name->entry != NULL)
+		requests_range(key->name);
 }
 
 /*
@@ -1006,6 +1090,9 @@ names_end_epoch(const char *reason)
 
 			if (name->keys[i].number == 0)
 				continue;
+			if (name->keys[i].note != NULL)
+				pfree(name->keys[i].note);	/* it goes with the lease */
+			name->keys[i].note = NULL;
 			if (shared->state == KEY_HELD)
 			{
 				lock_key_lost(name->entry, shared);

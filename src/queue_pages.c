@@ -8,11 +8,11 @@
  * each asked for by the session when it has taken the one before.  There are a
  * few slots, which sessions take for as long as they read.
  *
- * For a page the worker reads a stretch of keys without their values, picks
- * those that are keys of locks, and then reads just their values, with the
- * notes on who has them now (notes.c).  All pages of a reader show one revision
- * of etcd.  What is read is foreign: an answer that is too long only makes the
- * worker ask for less.
+ * The worker reads a stretch of keys without their values.  For each page it
+ * picks from it those that are keys of locks, and then reads just their values,
+ * with the notes on who has them now (held.c).  All pages of a reader show one
+ * revision of etcd.  What is read is foreign: an answer that is too long only
+ * makes the worker ask for less.
  *
  * QueueShared.lock protects everything here; it is held for copying a page at
  * most.  The owner of a slot changes its state from TAKEN and DONE to ASKED
@@ -37,8 +37,11 @@
 #define QUEUE_SLOTS			4
 #define QUEUE_PAGE_SIZE		(64 * 1024)
 
-/* Keys looked at for a page at most, and keys of locks in it. */
-#define SCAN_LIMIT			256
+/*
+ * Keys in an answer at most, and keys of locks in a page.  For each request
+ * etcd goes through all of the range that is left, so there are to be few.
+ */
+#define SCAN_LIMIT			2500
 #define PAGE_KEYS			60
 
 /* Longest answer that the worker takes in for a page, bytes. */
@@ -122,11 +125,10 @@ typedef struct PageCall
 	int			slot;
 	uint64		id;
 	LinkCall   *link;			/* the request under way */
-	EtcdRangeResult keys;
-	int			nchosen;		/* those of locks, and to be in the page */
+	int			nchosen;		/* keys of locks, to be in the page */
 	QueuePageKey chosen[PAGE_KEYS];
-	int			index[PAGE_KEYS];	/* of keys.range.kvs */
-	bool		cut;			/* there were more than fit into a page */
+	int			index[PAGE_KEYS];	/* of PageProgress.keys */
+	int			upto;			/* likewise: where the page ends */
 } PageCall;
 
 /* Where the owner of a slot has got to. */
@@ -135,7 +137,9 @@ typedef struct PageProgress
 	uint64		id;
 	char		end[ETCD_LOCK_MAX_KEY + 2];
 	char		ns[ETCD_LOCK_MAX_KEY + 1];
-	char	   *next;			/* where the next page begins */
+	EtcdRangeResult keys;		/* read, */
+	int			pos;			/* and given away so far */
+	char	   *next;			/* where the next ones begin */
 	size_t		next_len;
 	int64		revision;		/* of etcd, for all pages; 0: not yet known */
 	int			limit;			/* keys in an answer */
@@ -150,10 +154,15 @@ static void send_values(PageCall *call);
 static void
 end_call(PageCall *call)
 {
-	if (progress[call->slot].call == call)
-		progress[call->slot].call = NULL;
-	etcd_range_result_free(&call->keys);
+	progress[call->slot].call = NULL;
 	pfree(call);
+}
+
+static void
+forget_keys(PageProgress *p)
+{
+	etcd_range_result_free(&p->keys);
+	p->pos = 0;
 }
 
 /* A new worker knows nothing of the answers that the old one waited for. */
@@ -261,11 +270,13 @@ is_reserved(const char *key, size_t name_len)
 static void
 choose_keys(PageCall *call)
 {
+	const PageProgress *p = &progress[call->slot];
 	int			max = Min(PAGE_KEYS, Max(requests_max_ops / 2, 1));
 
-	for (int i = 0; i < call->keys.range.nkvs; i++)
+	call->nchosen = 0;
+	for (call->upto = p->pos; call->upto < p->keys.range.nkvs; call->upto++)
 	{
-		const EtcdKeyValue *kv = &call->keys.range.kvs[i];
+		const EtcdKeyValue *kv = &p->keys.range.kvs[call->upto];
 		QueuePageKey *key;
 		QueueKeyParts parts;
 
@@ -274,17 +285,14 @@ choose_keys(PageCall *call)
 			is_reserved(kv->key, parts.name_len))
 			continue;
 		if (call->nchosen == max)
-		{
-			call->cut = true;
 			return;
-		}
 		key = &call->chosen[call->nchosen];
 		key->parts = parts;
 		key->create_revision = kv->create_revision;
 		key->lease = kv->lease;
 		key->shown_len = Min(kv->key_len, QUEUE_MAX_SHOWN_KEY);
 		key->cut = key->shown_len < kv->key_len;
-		call->index[call->nchosen++] = i;
+		call->index[call->nchosen++] = call->upto;
 	}
 }
 
@@ -315,14 +323,12 @@ publish(PageCall *call, const EtcdTxnResult *values)
 {
 	QueueSlot  *slot = &queue_shared->slots[call->slot];
 	PageProgress *p = &progress[call->slot];
-	const EtcdOpResult *range = &call->keys.range;
-	int			last = call->cut ? call->index[call->nchosen - 1] : range->nkvs - 1;
+	const EtcdOpResult *range = &p->keys.range;
 
 	LWLockAcquire(queue_shared->lock, LW_EXCLUSIVE);
 	if (is_wanted(call))
 	{
 		slot->used = 0;
-		slot->last = !call->cut && !range->more;
 		for (int i = 0; i < call->nchosen; i++)
 		{
 			QueuePageKey *key = &call->chosen[i];
@@ -332,8 +338,7 @@ publish(PageCall *call, const EtcdTxnResult *values)
 			if (slot->used + MAXALIGN(sizeof(QueuePageKey)) +
 				MAXALIGN(key->shown_len) + MAXALIGN(key->value_len) > QUEUE_PAGE_SIZE)
 			{
-				last = call->index[i - 1];
-				slot->last = false;
+				call->upto = call->index[i];
 				break;
 			}
 			append(slot, key, sizeof(QueuePageKey));
@@ -341,14 +346,16 @@ publish(PageCall *call, const EtcdTxnResult *values)
 			if (key->value_len > 0)
 				append(slot, value->value, key->value_len);
 		}
-		slot->scanned = last + 1;
+		slot->last = call->upto == range->nkvs && !range->more;
+		slot->scanned = call->upto - p->pos;
 		slot->failure.kind = FAILURE_NONE;
 		slot->state = SLOT_DONE;
 		lock_wake_procno(slot->procno);
 	}
 	LWLockRelease(queue_shared->lock);
-	if (last >= 0)
-		set_next(p, &range->kvs[last]);
+	p->pos = call->upto;
+	if (p->pos == range->nkvs)
+		forget_keys(p);
 	end_call(call);
 }
 
@@ -376,7 +383,7 @@ values_done(void *arg, const EtcdAnswer *answer)
 	if (answer->too_long && call->nchosen > 1)
 	{
 		call->nchosen /= 2;
-		call->cut = true;
+		call->upto = call->index[call->nchosen];
 		send_values(call);
 	}
 	else if (answer->too_long)
@@ -430,9 +437,10 @@ send_values(PageCall *call)
 	memset(ops, 0, sizeof(ops));
 	for (int i = 0; i < call->nchosen; i++)
 	{
-		const EtcdKeyValue *kv = &call->keys.range.kvs[call->index[i]];
-		const QueueKeyParts *parts = &call->chosen[i].parts;
-		char	   *note = worker_note_key(p->ns, parts->lease, parts->number);
+		const EtcdKeyValue *kv = &p->keys.range.kvs[call->index[i]];
+		const QueuePageKey *key = &call->chosen[i];
+		char	   *note = worker_note_key(p->ns, key->create_revision,
+										   key->parts.lease, key->parts.number);
 
 		ops[2 * i].type = ETCD_OP_RANGE;
 		ops[2 * i].range.key = kv->key;
@@ -443,6 +451,17 @@ send_values(PageCall *call)
 		ops[2 * i + 1].range.key_len = strlen(note);
 	}
 	send(call, ETCD_PATH_TXN, etcd_encode_txn(&txn), values_done);
+}
+
+/* Of the keys that were read. */
+static void
+make_page(PageCall *call)
+{
+	choose_keys(call);
+	if (call->nchosen > 0)
+		send_values(call);
+	else
+		publish(call, NULL);
 }
 
 static void
@@ -464,17 +483,15 @@ keys_done(void *arg, const EtcdAnswer *answer)
 	else if (!answer->delivered)
 		ask_again(call);
 	else if (!etcd_decode_range(answer->body, answer->len, answer->http_status,
-								&call->keys, &error))
+								&p->keys, &error))
 		refused(call, &error);
 	else
 	{
 		if (p->revision == 0)
-			p->revision = call->keys.header.revision;
-		choose_keys(call);
-		if (call->nchosen > 0)
-			send_values(call);
-		else
-			publish(call, NULL);
+			p->revision = p->keys.header.revision;
+		if (p->keys.range.nkvs > 0)
+			set_next(p, &p->keys.range.kvs[p->keys.range.nkvs - 1]);
+		make_page(call);
 	}
 }
 
@@ -505,6 +522,7 @@ read_page(int slotno)
 		strlcpy(start, slot->start, sizeof(slot->start));
 		strlcpy(p->end, slot->end, sizeof(p->end));
 		strlcpy(p->ns, slot->ns, sizeof(p->ns));
+		forget_keys(p);
 		if (p->next != NULL)
 			pfree(p->next);
 		p->next = start;
@@ -525,6 +543,11 @@ read_page(int slotno)
 		return;
 	}
 
+	if (p->pos < p->keys.range.nkvs)
+	{
+		make_page(call);
+		return;
+	}
 	op.range.key = p->next;
 	op.range.key_len = p->next_len;
 	op.range.end = p->end;
@@ -547,6 +570,8 @@ drop_unwanted(PageCall *call)
 		return;
 	if (call->link != NULL)
 		link_cancel(call->link);
+	forget_keys(&progress[call->slot]);
+	progress[call->slot].id = 0;
 	end_call(call);
 }
 

@@ -29,7 +29,7 @@ PG_FUNCTION_INFO_V1(etcd_lock_sql_queue);
 
 /* So much is read and shown at most. */
 #define MAX_SCANNED		200000
-#define MAX_KEYS		20000
+#define MAX_KEYS		10000
 
 #define NCOLUMNS		15
 
@@ -193,9 +193,9 @@ ask_own_table(const SeenKey *seen, EtcdHolder *holder)
 		return;
 	holder->pid = own.pid;
 	holder->since = own.since + UNIX_TO_POSTGRES;
-	strlcpy(holder->database, own.database, ETCD_HOLDER_TEXT);
-	strlcpy(holder->user, own.username, ETCD_HOLDER_TEXT);
-	strlcpy(holder->application, own.application, ETCD_HOLDER_TEXT);
+	strlcpy(holder->database, own.who.database, ETCD_HOLDER_TEXT);
+	strlcpy(holder->user, own.who.username, ETCD_HOLDER_TEXT);
+	strlcpy(holder->application, own.who.application, ETCD_HOLDER_TEXT);
 }
 
 static void

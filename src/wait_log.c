@@ -281,7 +281,7 @@ static void
 answer_sessions(const HolderQuestion *question, const char *text)
 {
 	LWLock	   *lock;
-	LockEntry  *entry = lock_table_find(question->name, &lock);
+	LockEntry  *entry = lock_table_find(question->name, LW_EXCLUSIVE, &lock);
 	dlist_iter	iter;
 
 	if (entry == NULL)

@@ -137,6 +137,8 @@ message(void *arg, const char *text, size_t len)
 			watch->callbacks->deleted(watch->arg, event->kv.key,
 									  event->kv.key_len,
 									  event->kv.mod_revision);
+		else if (watch->callbacks->put != NULL)
+			watch->callbacks->put(watch->arg, &event->kv);
 	}
 	etcd_watch_message_free(&msg);
 }
@@ -177,7 +179,7 @@ watch_open(const EtcdRange *range, const WatchCallbacks *callbacks, void *arg)
 	etcd_stream_init(&watch->stream, MAX_MESSAGE);
 	nwatches++;
 	watch->call = link_call(ETCD_PATH_WATCH,
-							etcd_encode_watch_create(range, true),
+							etcd_encode_watch_create(range, callbacks->put == NULL),
 							CONNECT_TIMEOUT, &transport_callbacks, watch);
 	if (watch->call == NULL)
 	{

@@ -71,11 +71,11 @@ worker_register(void)
 }
 
 /*
- * The value of a key of ours in etcd: who it is.  proc is NULL for the key of
+ * The value of a key of ours in etcd: who it is.  who is NULL for the key of
  * the server itself.
  */
 char *
-worker_describe(const LockProc *proc, int pid, TimestampTz since)
+worker_describe(const LockWho *who, int pid, TimestampTz since)
 {
 	EtcdHolder	holder = {0};
 	char	   *json;
@@ -91,12 +91,12 @@ worker_describe(const LockProc *proc, int pid, TimestampTz since)
 	holder.port = PostPortNumber;
 	holder.has_pid = true;
 	holder.pid = pid;
-	if (proc != NULL)
+	if (who != NULL)
 	{
 		holder.has_session = true;
-		strlcpy(holder.database, proc->database, sizeof(holder.database));
-		strlcpy(holder.user, proc->username, sizeof(holder.user));
-		strlcpy(holder.application, proc->application,
+		strlcpy(holder.database, who->database, sizeof(holder.database));
+		strlcpy(holder.user, who->username, sizeof(holder.user));
+		strlcpy(holder.application, who->application,
 				sizeof(holder.application));
 	}
 	holder.has_since = true;
@@ -224,6 +224,7 @@ time_to_sleep(void)
 	next = Min(next, lease_next_time());
 	next = Min(next, requests_next_time());
 	next = Min(next, names_next_time());
+	next = Min(next, held_next_time());
 	next = Min(next, queue_pages_next_time());
 	if (worker_stopping)
 		next = Min(next, now + STOP_POLL);
@@ -302,6 +303,7 @@ etcd_lock_worker_main(Datum arg)
 		lease_tick();
 		names_take_work();
 		names_tick();
+		held_tick(clock_now());
 		break_tick();
 		claim_take_work();
 		queue_pages_tick();

@@ -8,6 +8,7 @@
  *
  *	worker.c	the loop
  *	names.c		what to do about each name
+ *	held.c		what is held for long
  *	lease.c		the server's lease, its deadline, keys nobody knows
  *	requests.c	group commit: what is sent when
  *	batch.c		a Txn of many operations
@@ -82,6 +83,17 @@ typedef struct WorkerKey
 	bool		ahead_known;
 	AheadKey   *ahead;
 	int			nahead;
+
+	/* HELD, for held.c */
+	bool		held;			/* in one of its lists */
+	bool		settled;		/* for long */
+	dlist_node	held_link;
+	int			told_pid;		/* whom etcd says to have it, */
+	TimestampTz told_since;		/* and since when */
+	char	   *note;			/* the note on it that etcd may have, or NULL */
+	int64		note_revision;	/* its create_revision; 0: not put, -1: not
+								 * known */
+	int64		noted_at;
 } WorkerKey;
 
 /* The worker's own data for a LockEntry, while that has keys. */
@@ -112,6 +124,7 @@ struct WorkerName
 	bool		waiting;		/* in the list of names with a queued key */
 	dlist_node	waiting_link;
 	Watch	   *watch;
+	bool		keep_watch;		/* though nobody waits: for held.c */
 	int64		watch_retry_at;
 	int64		window_end;		/* 0, or when to look at an idle key */
 };
@@ -121,7 +134,7 @@ extern PGDLLEXPORT void etcd_lock_worker_main(Datum arg);
 extern void worker_register(void);
 extern EtcdTransport *worker_transport;
 extern bool worker_stopping;
-extern char *worker_describe(const LockProc *proc, int pid, TimestampTz since);
+extern char *worker_describe(const LockWho *who, int pid, TimestampTz since);
 
 /* names.c */
 extern void names_take_work(void);
@@ -133,6 +146,7 @@ extern bool names_find_held(uint64 number, const char **etcd_key,
 							int64 *create_revision);
 extern void names_end_epoch(const char *reason);
 extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at);
+extern void names_key_broken(const EtcdKeyValue *message);
 extern void name_view(const WorkerName *name, const EtcdOpResult *range,
 					  QueueView *view);
 extern bool name_has_key(const QueueView *view, const WorkerKey *key);
@@ -145,6 +159,8 @@ extern bool name_is_crowded(const WorkerName *name, int64 now);
 extern void name_note_crowd(const WorkerName *name);
 extern bool name_is_huge(const WorkerName *name, int64 now);
 extern void name_note_huge(const WorkerName *name, bool huge);
+extern WorkerKey *names_find_key(uint64 serial, uint64 number);
+extern void name_update_watch(WorkerName *name);
 extern void name_free_key(WorkerKey *key);
 extern void name_release(WorkerName *name);
 
@@ -169,6 +185,8 @@ typedef struct WatchCallbacks
 	void		(*deleted) (void *arg, const char *key, size_t key_len,
 							int64 mod_revision);
 	void		(*ended) (void *arg);	/* it is no more */
+	/* NULL: only deletions are wanted */
+	void		(*put) (void *arg, const EtcdKeyValue *kv);
 } WatchCallbacks;
 
 extern Watch *watch_open(const EtcdRange *range, const WatchCallbacks *callbacks,
@@ -180,8 +198,16 @@ extern bool watch_is_current(const Watch *watch);
 extern int	watch_count(void);
 
 
-/* notes.c */
-extern char *worker_note_key(const char *ns, uint64 lease, uint64 number);
+/* held.c */
+extern void held_add(WorkerKey *key);
+extern void held_remove(WorkerKey *key);
+extern bool held_give_watch(void);
+extern bool held_is_note(const char *key, size_t len);
+extern bool held_knows_note(WorkerKey *key, const char *note);
+extern void held_tick(int64 now);
+extern int64 held_next_time(void);
+extern char *worker_note_key(const char *ns, int64 create_revision,
+							 uint64 lease, uint64 serial);
 
 /* lease.c */
 extern void lease_shmem_init(void);

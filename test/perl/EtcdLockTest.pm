@@ -283,7 +283,7 @@ sub is_left_clean
 	my ($etcd, @nodes) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	is_empty('no lock is left in etcd', sub { $etcd->lock_keys });
+	is_empty('no lock is left in etcd', sub { $etcd->left_keys });
 	foreach my $node (@nodes)
 	{
 		is_empty('no row is left in etcd_locks of ' . $node->name,

@@ -358,14 +358,27 @@ sub keys
 
 =item $etcd->lock_keys
 
-The keys that stand for locks: all but the one key of each running server.
+The keys that stand for locks: all but the one key of each running server, and
+notes on who has a lock.
 
 =cut
 
 sub lock_keys
 {
 	my ($self) = @_;
-	return grep { !m{^\.etcd_lock/server/} } $self->keys('');
+	return grep { !m{^\.etcd_lock/holder/} } $self->left_keys;
+}
+
+=item $etcd->left_keys
+
+The keys that must be gone when nobody holds or wants a lock.
+
+=cut
+
+sub left_keys
+{
+	my ($self) = @_;
+	return grep { !m{^\.etcd_lock/server/[0-9a-f]+$} } $self->keys('');
 }
 
 =item $etcd->leases
@@ -379,6 +392,22 @@ sub leases
 	my ($self) = @_;
 	my $answer = $self->call('/v3/lease/leases', {});
 	return map { $_->{ID} } @{ $answer->{leases} // [] };
+}
+
+=item $etcd->watchers
+
+How many watches are open, by etcd's own account.
+
+=cut
+
+sub watchers
+{
+	my ($self) = @_;
+	my $answer = $self->{http}->get($self->endpoint . '/metrics');
+	my ($n) =
+	  $answer->{content} =~ /^etcd_debugging_mvcc_watcher_total (\d+)/m
+	  or die "no metrics: $answer->{status}";
+	return $n;
 }
 
 =item $etcd->lease_of($prefix)
@@ -441,19 +470,19 @@ Put many keys, as many at a time as etcd allows.
 sub put_all
 {
 	my ($self, $puts) = @_;
+
+	# By hand: encode_json takes long for so much.
 	my @puts = map {
-		{
-			request_put => {
-				key => encode_base64($_->[0], ''),
-				value => encode_base64($_->[1], ''),
-				$_->[2] ? (lease => "$_->[2]") : ()
-			}
-		}
+		my ($key, $value, $lease) = @$_;
+		sprintf '{"request_put":{"key":"%s","value":"%s","lease":"%s"}}',
+		  encode_base64($key, ''), encode_base64($value, ''), $lease // 0
 	} @$puts;
 
 	while (my @some = splice @puts, 0, 128)
 	{
-		$self->call('/v3/kv/txn', { success => \@some });
+		my $answer = $self->{http}->post($self->endpoint . '/v3/kv/txn',
+			{ content => '{"success":[' . join(',', @some) . ']}' });
+		die "etcd: $answer->{status} $answer->{content}" unless $answer->{success};
 	}
 	return;
 }
