@@ -365,7 +365,8 @@ RETURNS boolean
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_break'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
--- Fencing of writes in this database: the highest token seen for a name.
+-- Fencing of writes in this database: the highest token seen for a name, which has
+-- the namespace in front, so that one tenant cannot fence off another.
 CREATE TABLE etcd_lock_fences (
 	name text PRIMARY KEY,
 	token bigint NOT NULL
@@ -381,7 +382,8 @@ LANGUAGE SQL STRICT VOLATILE PARALLEL UNSAFE SECURITY DEFINER
 BEGIN ATOMIC
 	WITH raised AS (
 		INSERT INTO etcd_lock_fences AS f (name, token)
-		SELECT etcd_lock_fence.name, etcd_lock_fence.token
+		SELECT pg_catalog.concat(pg_catalog.current_setting('etcd_lock.namespace', true),
+			etcd_lock_fence.name), etcd_lock_fence.token
 		FROM etcd_lock_status()
 		ON CONFLICT (name) DO UPDATE SET token = excluded.token
 		WHERE f.token OPERATOR(pg_catalog.<=) excluded.token

@@ -138,6 +138,44 @@ check_endpoints(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/*
+ * A namespace ends in a slash, or another one could begin within a part of a
+ * name.  It is ASCII, as other characters have other bytes in a database of
+ * another encoding.
+ */
+static bool
+check_namespace(char **newval, void **extra, GucSource source)
+{
+	const char *namespace = *newval;
+	size_t		len = strlen(namespace);
+
+	for (const char *c = namespace; *c != '\0'; c++)
+	{
+		if (*c <= ' ' || *c > '~')
+		{
+			GUC_check_errdetail("It may hold printable ASCII characters only, and no spaces.");
+			return false;
+		}
+	}
+	if (len > 0 && namespace[len - 1] != '/')
+	{
+		GUC_check_errdetail("It must end in a slash.");
+		return false;
+	}
+	if (len > ETCD_LOCK_MAX_NAMESPACE)
+	{
+		GUC_check_errdetail("It may not be longer than %d bytes.",
+							ETCD_LOCK_MAX_NAMESPACE);
+		return false;
+	}
+	if (strstr(namespace, ETCD_LOCK_RESERVED) != NULL)
+	{
+		GUC_check_errdetail("\"%s\" is reserved.", ETCD_LOCK_RESERVED);
+		return false;
+	}
+	return true;
+}
+
 static void
 define_settings(void)
 {
@@ -189,7 +227,7 @@ define_settings(void)
 							   &etcd_lock_namespace,
 							   "",
 							   PGC_SUSET, 0,
-							   NULL, NULL, NULL);
+							   check_namespace, NULL, NULL);
 	DefineCustomIntVariable("etcd_lock.lease_ttl",
 							"How long etcd keeps this server's locks when it hears nothing of it.",
 							"Applies to the next lease.",

@@ -17,6 +17,9 @@
 /* Longest namespace and name together, in bytes of UTF-8. */
 #define ETCD_LOCK_MAX_KEY		512
 
+/* Longest namespace alone. */
+#define ETCD_LOCK_MAX_NAMESPACE	255
+
 /* Names of ours that no lock may have; see README.md, "In etcd". */
 #define ETCD_LOCK_RESERVED		".etcd_lock/"
 
