@@ -414,6 +414,12 @@ is_left_clean($etcd, $primary, $other);
 	$session->quit;
 }
 
+sub token_in_queue
+{
+	my ($name) = @_;
+	return queue($other, $name, 'create_revision << 20');
+}
+
 #
 # Deleted by hand: told at once, although the next keepalive is far away.
 #
@@ -439,17 +445,20 @@ $holder->query(
 wait_until('some are watched', sub { $etcd->watchers >= $watchers + 32 });
 sleep 1;
 is($etcd->watchers, $watchers + 32, 'some, and not all');
+
+# A lock that is not watched is broken, and the holder is told as soon.
+my $unwatched = token_in_queue('/held/200');
+$holder->send('SELECT pg_sleep(60)');
+is( $other->safe_psql('postgres', "SELECT etcd_lock_break('/held/200', $unwatched)"),
+	't', 'one that is not watched is broken');
+$result = $holder->result;
+is($result->{sqlstate}, '57014', 'the holder is told');
+cmp_ok($result->{elapsed}, '<', 3, 'at once');
 $holder->query('SELECT etcd_unlock_all()');
 
 #
 # etcd_lock_break.
 #
-
-sub token_in_queue
-{
-	my ($name) = @_;
-	return queue($other, $name, 'create_revision << 20');
-}
 
 sub log_of
 {
