@@ -88,7 +88,8 @@ is( $look->query("SELECT wait_event_type FROM pg_stat_activity WHERE backend_typ
 	'Extension', 'the wait event of the worker');
 
 # The status at this moment.
-is(status(<<'END'), 'ready|t|t|t|t|1|2|2|t|{}|t', 'etcd_lock_status');
+wait_for_status('a lock that is held for long is watched, too', 'watches = 3');
+is(status(<<'END'), 'ready|t|t|t|t|1|2|3|t|{}|t', 'etcd_lock_status');
 state, endpoint ~ '^http://127.0.0.1:', server_version ~ '^3\.', lease ~ '^[0-9a-f]{16}$',
 ttl_left BETWEEN '1 s' AND '10 s', keys_held, waiting, watches, db_size > 10000, alarms,
 (SELECT pid FROM pg_stat_activity WHERE backend_type ~ '^etcd_lock') = worker_pid
