@@ -118,6 +118,8 @@ one_key(const char *key)
 	return range;
 }
 
+static int64 floor_revision;	/* highest known when the Txn was sent */
+
 static void txn_done(void *arg, const EtcdAnswer *answer);
 
 /* Put the tick if it is as it was at this revision (0: there was none). */
@@ -148,6 +150,7 @@ send_txn(int64 tick_revision)
 	compare[1].revision = tick_revision;
 	look[0].range = compare[0].range;
 	look[1].range = compare[1].range;
+	floor_revision = lock_shared->highest_revision;
 	value = batch_tick_value(current.tick, current.claim);
 	put.value = value;
 	put.value_len = strlen(value);
@@ -209,7 +212,8 @@ txn_done(void *arg, const EtcdAnswer *answer)
 		finish(CLAIM_FAILED, worker_sqlerrcode(&error), error.message);
 		return;
 	}
-	if (result.succeeded)
+	/* What has put something is newer than all that was known before. */
+	if (result.succeeded && result.header.revision > floor_revision)
 		finish(CLAIM_CLAIMED, 0, "");
 	else if (has_looks(&result))
 		look_again(&result);
