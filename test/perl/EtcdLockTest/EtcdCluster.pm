@@ -18,17 +18,18 @@ use Time::HiRes qw(sleep time);
 
 =over
 
-=item EtcdLockTest::EtcdCluster->new([$n])
+=item EtcdLockTest::EtcdCluster->new([$n], %options)
 
-A cluster of so many members (default 3), started and healthy.
+A cluster of so many members (default 3), started and healthy.  The options are
+those of EtcdLockTest::Etcd.
 
 =cut
 
 sub new
 {
-	my ($class, $n) = @_;
+	my ($class, $n, %options) = @_;
 	my @members =
-	  map { EtcdLockTest::Etcd->new(start => 0) } 1 .. $n // 3;
+	  map { EtcdLockTest::Etcd->new(%options, start => 0) } 1 .. $n // 3;
 	my $self = bless { members => \@members }, $class;
 
 	foreach my $member (@members)
