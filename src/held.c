@@ -144,6 +144,9 @@ held_remove(WorkerKey *key)
 static void
 watch_settled(WorkerName *name)
 {
+	/* An etcd that is away has enough to do with those who wait. */
+	if (pg_atomic_read_u32(&lock_shared->link_up) == 0)
+		return;
 	if (!name->keep_watch)
 	{
 		if (nwatched >= MAX_HELD_WATCHES)
