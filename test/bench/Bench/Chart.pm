@@ -37,9 +37,10 @@ my @panels = (
 	],
 	[
 		'From release to grant on another server: milliseconds, less is better', 'granted',
-		[ handover => 'etcd_lock' ],
-		[ go_handover_late => 'Go Mutex, waiting for 250 ms' ],
-		[ go_handover => 'Go Mutex, waiting for 10 ms' ]
+		[ handover => 'etcd_lock, waiting for 10 ms' ],
+		[ handover_late => 'etcd_lock, waiting for 250 ms' ],
+		[ go_handover => 'Go Mutex, waiting for 10 ms' ],
+		[ go_handover_late => 'Go Mutex, waiting for 250 ms' ]
 	]);
 
 my ($width, $left, $right, $bar, $gap) = (820, 250, 80, 16, 6);

@@ -213,9 +213,9 @@ A small table for the README: who does what how fast.
 =cut
 
 my @who = (
-	[ '`etcd_lock`', 'ours_one', 'ours_64', 'same_8', 'same_64', 'handover' ],
+	[ '`etcd_lock`', 'ours_one', 'ours_64', 'same_8', 'same_64', 'handover handover_late' ],
 	[ 'the same, `synchronous_release` off', 'ours_one_off', 'ours_64_off', '', '', 'handover_off' ],
-	[ 'Go `concurrency.Mutex`', 'go_one', 'go_64', 'go_same_8', 'go_same_64', 'go_handover' ],
+	[ 'Go `concurrency.Mutex`', 'go_one', 'go_64', 'go_same_8', 'go_same_64', 'go_handover go_handover_late' ],
 	[ 'v3lock, JSON gateway', 'v3lock_one', 'v3lock_64', '', '', '' ],
 	[ 'python3-etcd3', 'python_one', '', '', '', '' ],
 	[ 'node\'s etcd3', 'node_one', '', '', '', '' ],
@@ -233,11 +233,15 @@ sub summary
 			'64 clients, a lock each, pairs/s',
 			'8 clients, one lock, pairs/s',
 			'64 clients, one lock, pairs/s',
-			'handover between servers, ms'
+			'handover between servers, ms (to one that has waited for 10 ms, 250 ms)'
 		],
 		map {
 			my ($who, @ids) = @$_;
-			[ $who, map { $ids[$_] ? cell($results, $ids[$_], $names[$_]) : '' } 0 .. $#names ]
+			my @cells = map {
+				my $name = $names[$_];
+				join ', ', grep { $_ ne '' } map { cell($results, $_, $name) } split ' ', $ids[$_]
+			} 0 .. $#names;
+			[ $who, @cells ]
 		} @who);
 }
 

@@ -40,17 +40,20 @@ sub add
 	foreach my $kind (keys %{ $result->{samples} // {} })
 	{
 		my @ms = map { $_ / 1e3 } @{ $result->{samples}{$kind} } or next;
-		push @{ $to->{rounds}{$kind} }, median(@ms) + 0;
+		push @{ $to->{rounds}{$kind} }, short(median(@ms));
 		push @{ $self->{samples}{$id}{$kind} }, @ms;
-		$to->{rounds}{"$kind.p99"} = [ percentile(99, @{ $self->{samples}{$id}{$kind} }) ];
+		$to->{rounds}{"$kind.p99"} = [ short(percentile(99, @{ $self->{samples}{$id}{$kind} })) ];
 	}
 	foreach my $name (grep { !ref $result->{$_} } keys %$result)
 	{
 		if ($name eq 'failed' || $name eq 'skipped') { $to->{$name} = $result->{$name} }
-		else { push @{ $to->{rounds}{$name} }, $result->{$name} + 0 }
+		else { push @{ $to->{rounds}{$name} }, short($result->{$name}) }
 	}
 	return;
 }
+
+# Nobody needs more digits.
+sub short { return sprintf('%.5g', $_[0]) + 0 }
 
 =item $results->value($id, $name), $results->row($id), $results->rows($group)
 
@@ -85,8 +88,8 @@ sub save
 {
 	my ($self, $file) = @_;
 	open my $to, '>', $file or die "$file: $!\n";
-	print $to JSON::PP->new->canonical->indent->space_after->encode(
-		{ about => $self->{about}, rows => $self->{rows}, order => $self->{order} });
+	print $to JSON::PP->new->canonical->encode(
+		{ about => $self->{about}, rows => $self->{rows}, order => $self->{order} }), "\n";
 	close $to or die "$file: $!\n";
 	return;
 }

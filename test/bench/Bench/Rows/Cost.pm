@@ -180,7 +180,7 @@ sub waiters
 				transactions => 1,
 				sample => 1);
 			wait_until("$n sessions wait", sub { waiting($rig) == $n });
-			my $result = at_rest($rig, 5 * $seconds);
+			my $result = at_rest($rig, 10 * $seconds);
 			my $began = time;
 			$holder->query("SELECT $unlock");
 			wait_until('all have had it', sub { waiting($rig) == 0 });

@@ -68,13 +68,19 @@ sub rows
 		{
 			id => 'handover',
 			group => 'between',
-			title => "$etcd: release called to granted on another server",
+			title => "$etcd: release called to granted on another server, which has waited for 10 ms",
 			run => sub { handover(10, 'on', @_) },
+		},
+		{
+			id => 'handover_late',
+			group => 'between',
+			title => 'the same; the other has waited for 250 ms',
+			run => sub { handover(250, 'on', @_) },
 		},
 		{
 			id => 'handover_off',
 			group => 'between',
-			title => "the same$off",
+			title => "$etcd$off: the same; the other has waited for 10 ms",
 			run => sub { handover(10, 'off', @_) },
 		},
 		taken('try_elsewhere', '`etcd_try_lock` on a lock that another server has', 'b'),
