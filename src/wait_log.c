@@ -6,9 +6,9 @@
  * A session that has waited for another server for longer than
  * deadlock_timeout says so in the log, and who holds the lock, and says it
  * again when it has the lock, in the words of ProcSleep().  Who holds it is
- * what the value of the key at the head of the queue tells: the session asks
- * the worker, and the worker etcd.  When there is no answer within a moment,
- * the session logs what it knows.
+ * what the value of the key at the head of the queue tells, or the note beside
+ * it (held.c): the session asks the worker, and the worker etcd.  When there is
+ * no answer within a moment, the session logs what it knows.
  *
  * The question is a flag in the hold and one in the entry, the answer a text in
  * LockProc; all under the entry's lock.
@@ -166,6 +166,19 @@ who_asks(LockEntry *entry, LockMode *mode)
 	return false;
 }
 
+/* The key of the note on a server's key, if it is one. */
+static char *
+note_on(const LockEntry *entry, int slot, const AheadKey *ahead)
+{
+	QueueKeyParts parts;
+	char	   *ns;
+
+	if (!queue_split_key(ahead->key, ahead->key_len, &parts) || !parts.is_server)
+		return NULL;
+	ns = pnstrdup(entry->key, entry->keys[slot].namespace_len);
+	return worker_note_key(ns, ahead->create_revision, parts.lease, parts.number);
+}
+
 /*
  * With the entry's lock held: is there something to ask etcd for?  Not as long
  * as it is not known who is ahead; the session asks again.
@@ -198,6 +211,7 @@ wait_log_take(WorkerName *name, HolderQuestion *question)
 		question->name = pstrdup(name->name);
 		question->key = pnstrdup(first->key, first->key_len);
 		question->key_len = first->key_len;
+		question->note = note_on(entry, i, first);
 		question->nahead = key->nahead;
 		name->asks_holder = true;
 		return;
@@ -247,29 +261,28 @@ describe_holder(StringInfo buf, const EtcdHolder *holder)
 	appendStringInfoChar(buf, '.');
 }
 
-/* The sentence for the log, in UTF-8. */
+/* The sentence for the log, in UTF-8; note NULL: there is none. */
 static char *
-describe(const HolderQuestion *question, const EtcdRangeResult *range)
+describe(const HolderQuestion *question, const EtcdKeyValue *key,
+		 const EtcdKeyValue *note)
 {
-	const EtcdKeyValue *kv;
 	EtcdHolder	holder;
 	StringInfoData buf;
 
 	initStringInfo(&buf);
-	if (range->range.nkvs != 1)
+	if (key == NULL)
 		appendStringInfoString(&buf, _("The holder of the lock has just released it."));
+	else if ((note != NULL &&
+			  etcd_holder_decode(note->value, note->value_len, &holder) &&
+			  holder.server[0] != '\0') ||
+			 (etcd_holder_decode(key->value, key->value_len, &holder) &&
+			  holder.server[0] != '\0'))
+		describe_holder(&buf, &holder);
 	else
 	{
-		kv = &range->range.kvs[0];
-		if (etcd_holder_decode(kv->value, kv->value_len, &holder) &&
-			holder.server[0] != '\0')
-			describe_holder(&buf, &holder);
-		else
-		{
-			appendStringInfoString(&buf, _("Holder of the lock: another client of etcd, key \""));
-			append_printable(&buf, kv->key);
-			appendStringInfo(&buf, "\", lease %llx.", (unsigned long long) kv->lease);
-		}
+		appendStringInfoString(&buf, _("Holder of the lock: another client of etcd, key \""));
+		append_printable(&buf, key->key);
+		appendStringInfo(&buf, "\", lease %llx.", (unsigned long long) key->lease);
 	}
 	if (question->nahead > 1)
 		appendStringInfo(&buf, _(" Ahead in the queue: %d."), question->nahead);
@@ -306,22 +319,34 @@ free_question(HolderQuestion *question)
 {
 	pfree(question->name);
 	pfree(question->key);
+	if (question->note != NULL)
+		pfree(question->note);
 	pfree(question);
+}
+
+/* The one key that a range has found, or NULL. */
+static const EtcdKeyValue *
+found(const EtcdTxnResult *txn, int i)
+{
+	if (i >= txn->nresults || txn->results[i].type != ETCD_OP_RANGE ||
+		txn->results[i].nkvs != 1)
+		return NULL;
+	return &txn->results[i].kvs[0];
 }
 
 static void
 holder_done(void *arg, const EtcdAnswer *answer)
 {
 	HolderQuestion *question = arg;
-	EtcdRangeResult range;
+	EtcdTxnResult txn;
 	EtcdError	error;
 
 	if (answer->delivered &&
-		etcd_decode_range(answer->body, answer->len, answer->http_status,
-						  &range, &error))
+		etcd_decode_txn(answer->body, answer->len, answer->http_status,
+						&txn, &error))
 	{
-		answer_sessions(question, describe(question, &range));
-		etcd_range_result_free(&range);
+		answer_sessions(question, describe(question, found(&txn, 0), found(&txn, 1)));
+		etcd_txn_result_free(&txn);
 	}
 	else
 		answer_sessions(question, NULL);
@@ -335,7 +360,8 @@ wait_log_ask_etcd(const HolderQuestion *question)
 	static const EtcdCallbacks callbacks = {
 		.done = holder_done, .max_answer = MAX_ANSWER
 	};
-	EtcdOp		op = {.type = ETCD_OP_RANGE};
+	EtcdOp		ops[2] = {{.type = ETCD_OP_RANGE}, {.type = ETCD_OP_RANGE}};
+	EtcdTxn		txn = {.success = ops, .nsuccess = 1};
 	HolderQuestion *copy;
 
 	if (question->key == NULL)
@@ -346,9 +372,16 @@ wait_log_ask_etcd(const HolderQuestion *question)
 	copy->key = MemoryContextAlloc(TopMemoryContext, question->key_len);
 	memcpy(copy->key, question->key, question->key_len);
 
-	op.range.key = copy->key;
-	op.range.key_len = copy->key_len;
-	if (link_call(ETCD_PATH_RANGE, etcd_encode_range(&op),
+	ops[0].range.key = copy->key;
+	ops[0].range.key_len = copy->key_len;
+	if (question->note != NULL)
+	{
+		copy->note = MemoryContextStrdup(TopMemoryContext, question->note);
+		ops[1].range.key = copy->note;
+		ops[1].range.key_len = strlen(copy->note);
+		txn.nsuccess = 2;
+	}
+	if (link_call(ETCD_PATH_TXN, etcd_encode_txn(&txn),
 				  etcd_lock_request_timeout, &callbacks, copy) == NULL)
 	{
 		answer_sessions(copy, NULL);

@@ -31,6 +31,7 @@ typedef struct HolderQuestion
 	LockMode	mode;			/* of who asks */
 	char	   *key;			/* of the holder, in etcd */
 	size_t		key_len;
+	char	   *note;			/* on who has that key now; NULL: no server's key */
 	int			nahead;
 } HolderQuestion;
 

@@ -72,6 +72,32 @@ sub still_waiting
 		"$name: the end");
 }
 
+# Another server has it and has passed it on: who has it now.
+{
+	my $name = 'passed on';
+	my $next = session($there);
+	$there->safe_psql('postgres', "ALTER SYSTEM SET etcd_lock.handoff_window = '10s'");
+	$there->reload;
+	$there->poll_query_until('postgres', "SELECT current_setting('etcd_lock.handoff_window') = '10s'");
+	$far->query("SELECT etcd_lock('/p')");
+	$next->send("SELECT etcd_lock('/p')");
+	wait_until_waiting($next);
+	$far->query("SELECT etcd_unlock('/p')");
+	$next->result;
+	my ($entry) = $etcd->entries('/p/');
+	wait_until("$name: etcd knows",
+		sub { $etcd->keys(".etcd_lock/holder/$entry->{create_revision}/") });
+	my ($line, $detail) = wait_and_log($name, $waiter, "SELECT etcd_lock('/p')");
+	like($detail, qr/Holder of the lock: server "there", .*, process ${\$next->pid}, /,
+		"$name: the session that has it now");
+	$next->query("SELECT etcd_unlock('/p')");
+	$waiter->result;
+	$waiter->query("SELECT etcd_unlock('/p')");
+	$next->quit;
+	$there->safe_psql('postgres', 'ALTER SYSTEM RESET etcd_lock.handoff_window');
+	$there->reload;
+}
+
 # Within the server PostgreSQL says it; the context has the name.
 {
 	$offset = -s $here->logfile;
@@ -139,7 +165,7 @@ sub still_waiting
 # Etcd does not answer just then.
 {
 	$far->query("SELECT etcd_lock('/w')");
-	$proxy->rules({ path => '/v3/kv/range', body => encode_base64('/w/write/', '') =~ s/=*\n?$//r, do => 'hold', name => 'held' });
+	$proxy->rules({ path => '/v3/kv/txn', body => encode_base64('.etcd_lock/holder/', ''), do => 'hold', name => 'held' });
 	my ($line, $detail) = wait_and_log('no answer', $waiter, "SELECT etcd_lock('/w')");
 	like($detail, qr/DETAIL:  Etcd does not tell who holds the lock\.$/, 'no answer: logged all the same');
 	my ($waited) = $line =~ /after (\d+)/;
