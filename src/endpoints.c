@@ -317,7 +317,7 @@ search_done(void *arg, const EtcdAnswer *answer)
 	/* Addresses are kept for good, unless they turn out to be of no use. */
 	endpoint->unreached = answer->delivered || answer->ambiguous ? 0 :
 		endpoint->unreached + 1;
-	if (endpoint->unreached > 1)
+	if (endpoint->unreached > FORGET_ADDRESS_AFTER)
 		etcd_transport_forget_address(worker_transport, endpoint->url);
 
 	if (!shows_service(answer, &endpoint->foreign, error, sizeof(error)))

@@ -366,7 +366,8 @@ judge_answer(const LinkCall *call, const EtcdAnswer *answer)
 	if (!answer->delivered)
 	{
 		/* Addresses are kept for good, unless they turn out to be of no use. */
-		if (!answer->ambiguous && call->generation == generation && ++unreached > 2)
+		if (!answer->ambiguous && call->generation == generation &&
+			++unreached > FORGET_ADDRESS_AFTER)
 			etcd_transport_forget_address(worker_transport, link_endpoint());
 		failed(call->generation, answer->error);
 		return false;

@@ -223,6 +223,14 @@ extern void lease_revoke_for_exit(void);
 extern bool lease_is_revoked(void);
 
 /* link.c */
+
+/*
+ * After so many attempts to connect, with their pauses some five seconds, the
+ * addresses of a host are looked up anew.  Not earlier: while an etcd restarts
+ * they are good, and the resolver may be slow.
+ */
+#define FORGET_ADDRESS_AFTER	8
+
 extern void link_init(void);
 extern void link_reload(void);
 extern const char *link_endpoint(void);

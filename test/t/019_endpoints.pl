@@ -53,6 +53,7 @@ getaddrinfo(const char *node, const char *service,
 {
 	int			(*real) (const char *, const char *, const struct addrinfo *,
 						 struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
+	char		address[64];
 
 	if (node != NULL && strncmp(node, "slow", 4) == 0)
 	{
@@ -66,6 +67,11 @@ getaddrinfo(const char *node, const char *service,
 		if (strcmp(node, "slow-nowhere.test") == 0)
 			return EAI_NONAME;
 		node = "127.0.0.1";
+		file = fopen(getenv("RESOLVER_ADDRESS"), "r");
+		if (file != NULL && fscanf(file, "%63s", address) == 1)
+			node = address;
+		if (file != NULL)
+			fclose(file);
 	}
 	return real(node, service, hints, res);
 }
@@ -89,6 +95,7 @@ my ($here, $there) =
 {
 	local $ENV{LD_PRELOAD} = $library;
 	local $ENV{RESOLVER_DELAY} = $delay_file;
+	local $ENV{RESOLVER_ADDRESS} = "$dir/address";
 	$_->start foreach $here, $there;
 }
 $_->safe_psql('postgres', 'CREATE EXTENSION etcd_lock') foreach $here, $there;
@@ -337,6 +344,20 @@ sub in_use
 
 $holder->query("SELECT etcd_unlock('/held')");
 is($waiter->result->{sqlstate}, '', 'after all of that the lock is handed over');
+
+# A name gets another address: the one that is of no use any more is forgotten.
+{
+	my $port = ($members[0]->endpoint =~ /(\d+)$/)[0];
+	append_to_file("$dir/address", '127.0.0.9');
+	set_endpoints($there, "http://slow-moved.test:$port");
+	wait_until('the address is of no use', sub {
+		$there->safe_psql('postgres', 'SELECT last_error FROM etcd_lock_status()') =~ /Couldn't connect/;
+	});
+	unlink "$dir/address";
+	wait_until('the new address is used', sub { status($there) =~ /^ready.*slow-moved/ }, 30);
+	pass('a name gets another address');
+}
+
 $_->quit foreach $holder, $waiter, $prober;
 $_->stop('fast') foreach $here, $there;
 $_->stop foreach $hanging, $page;
