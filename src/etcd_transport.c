@@ -471,8 +471,9 @@ explain_error(EtcdRequest *request, CURLcode result)
 		return;
 	if (result == CURLE_GOT_NOTHING && strcasecmp(scheme, "http") == 0)
 		hint = " (does the endpoint speak https?)";
-	else if (result == CURLE_SSL_CONNECT_ERROR &&
-			 strstr(request->error, "SSL_ERROR_SYSCALL") != NULL)
+	else if (!request->sent && strcasecmp(scheme, "https") == 0 &&
+			 (strstr(request->error, "SSL_ERROR_SYSCALL") != NULL ||
+			  strstr(request->error, "reset by peer") != NULL))
 		hint = " (does the endpoint speak http?)";
 	if (hint != NULL && len + strlen(hint) < sizeof(request->error))
 		strcpy(request->error + len, hint);
