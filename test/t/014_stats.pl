@@ -274,7 +274,9 @@ END
 	$etcd->start;
 	wait_until('the link is back',
 		sub { $look->query("SELECT state = 'ready' FROM etcd_lock_status()") eq 't' });
-	my $left = $look->query('SELECT lowest_ttl_left FROM etcd_lock_stats');
+	my $left;
+	wait_until('the lease is renewed',
+		sub { ($left = $look->query('SELECT lowest_ttl_left FROM etcd_lock_stats')) ne '' });
 	cmp_ok($left, '>', 0, 'how little was left of the lease');
 	cmp_ok($left, '<', 10, '... is known');
 }
