@@ -40,7 +40,16 @@ static int	nstrays = 0;
 /* Lowered when a server says that it allows less. */
 int			requests_max_ops = MAX_OPS;
 
+/*
+ * While one Txn is under way, the next one is not sent before as many operations
+ * have come together, or this time has passed; microseconds.  Most of what a
+ * request costs etcd does not depend on how much is in it.
+ */
+#define GATHERING			INT64CONST(2000)
+
 static int	writes = 0;			/* under way */
+static int	write_items = 0;	/* operations in them */
+static int64 write_sent_at = 0; /* the latest one; clock_now() */
 static int	reads = 0;
 
 /* ----------------------------------------------------------------
@@ -368,7 +377,10 @@ requests_batch_ended(const Batch *batch)
 	if (batch->is_read)
 		reads--;
 	else
+	{
 		writes--;
+		write_items -= batch->nitems;
+	}
 }
 
 /* False: there was nothing to send, or it could not be sent. */
@@ -389,7 +401,11 @@ finish_building(Building *b)
 	if (batch->is_read)
 		reads++;
 	else
+	{
 		writes++;
+		write_items += batch->nitems;
+		write_sent_at = clock_now();
+	}
 	body = batch_encode(b, &path);
 	if (body == NULL ||
 		link_call(path, body, etcd_lock_request_timeout,
@@ -402,12 +418,34 @@ finish_building(Building *b)
 	return true;
 }
 
+/* Has enough come together for another Txn? */
+static bool
+has_gathered(int64 now)
+{
+	int			n = 0;
+	dlist_iter	iter;
+
+	if (writes == 0 || now - write_sent_at >= GATHERING)
+		return true;
+	dlist_foreach(iter, &deletes)
+	{
+		if (++n >= write_items)
+			return true;
+	}
+	dlist_foreach(iter, &new_keys)
+	{
+		if (++n >= write_items)
+			return true;
+	}
+	return false;
+}
+
 static bool
 send_writes(int64 now)
 {
 	Building   *b;
 
-	if (!in_a_hurry(now))
+	if (!has_gathered(now) || !in_a_hurry(now))
 		return false;
 	b = batch_start(false);
 	take_deletes(b, now);
@@ -539,6 +577,8 @@ requests_next_time(void)
 			next = earliest_retry(&new_keys, next);
 			next = earliest_retry(&tries, next);
 		}
+		if (writes > 0)
+			next = Max(next, write_sent_at + GATHERING);
 	}
 	if (reads < MAX_READS)
 	{
