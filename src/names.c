@@ -52,8 +52,12 @@ static HTAB *keys_by_serial = NULL;
 /*
  * Serials of keys that are surely gone, to be used again: etcd's index keeps
  * every key that ever was until the next compaction, and goes through all of
- * them when it looks at a queue.
+ * them when it looks at a queue.  So a name gets its own one back if possible,
+ * which waits for it at the place that the name's hash tells; 0: none.
  */
+#define OWN_SERIALS			16384
+
+static uint64 own_serials[OWN_SERIALS];
 static uint64 *free_serials = NULL;
 static int	nfree_serials = 0;
 static int	max_free_serials = 0;
@@ -127,17 +131,36 @@ make_name(LockEntry *entry)
 	return name;
 }
 
-static uint64
-take_serial(void)
+static uint64 *
+own_serial(const WorkerName *name)
 {
+	return &own_serials[name->entry->hashcode % OWN_SERIALS];
+}
+
+static uint64
+take_serial(const WorkerName *name)
+{
+	uint64	   *own = own_serial(name);
+	uint64		serial = *own;
+
+	*own = 0;
+	if (serial != 0)
+		return serial;
 	if (nfree_serials > 0)
 		return free_serials[--nfree_serials];
 	return lock_shared->next_serial++;
 }
 
 static void
-give_serial(uint64 serial)
+give_serial(const WorkerName *name, uint64 serial)
 {
+	uint64	   *own = own_serial(name);
+
+	if (*own == 0)
+	{
+		*own = serial;
+		return;
+	}
 	if (nfree_serials == max_free_serials)
 	{
 		max_free_serials = Max(2 * max_free_serials, 64);
@@ -244,7 +267,7 @@ name_free_key(WorkerKey *key)
 	forget_ahead(key);
 	(void) serial_entry(key->serial, HASH_REMOVE);
 	if (key->deleted || !key->sent)
-		give_serial(key->serial);
+		give_serial(key->name, key->serial);
 	pfree(key->etcd_key);
 	key->etcd_key = NULL;
 	key->number = 0;
@@ -375,7 +398,7 @@ take_key(WorkerName *name, int slot)
 
 		case KEY_WANTED:
 			shared->state = KEY_SENT;
-			shared->serial = take_serial();
+			shared->serial = take_serial(name);
 			shared->epoch = deadline_epoch(&lock_shared->deadline);
 			key = make_key(name, slot);
 			requests_key(key, shared->is_try ? PHASE_TRY : PHASE_PUT);
