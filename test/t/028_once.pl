@@ -88,10 +88,10 @@ is(once($one, 26), 'f', 'and while it has it no tick is claimed');
 $etcdctl->release;
 wait_until('etcdctl has ended', sub { !$etcd->keys('/once/') });
 is(once($one, 26), 't', 'and then it is');
-$three->query("SET etcd_lock.namespace = 'tenant'");
+$three->query("SET etcd_lock.namespace = 'tenant/'");
 is(join(' ', once($three, 26), once($three, 26)), 't f',
 	'in another namespace the same tick is another one');
-is(join(' ', $etcd->keys('tenant')), 'tenant.etcd_lock/tick//once', 'by another key');
+is(join(' ', $etcd->keys('tenant')), 'tenant/.etcd_lock/tick//once', 'by another key');
 $three->query('RESET etcd_lock.namespace');
 $etcd->delete('tenant');
 
