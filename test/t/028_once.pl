@@ -22,7 +22,7 @@ my @nodes = map {
 		conf => <<'END');
 etcd_lock.lease_ttl = '3s'
 etcd_lock.request_timeout = '500ms'
-etcd_lock.connect_timeout = '3s'
+etcd_lock.connect_timeout = '8s'
 END
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
@@ -229,6 +229,27 @@ foreach my $case (
 	$proxy->rules;
 	is(join(' ', map { once($_, $n) } $one, $two, $three),
 		'f f f', "$name: once");
+}
+
+# The answer is lost, and etcd is away until the lease is given up here: there it
+# comes back to life, with the key of the claim that nobody was told of.
+foreach my $what ('etcd_try_once', 'etcd_try_lock')
+{
+	my $name = "$what: the answer is lost, then the lease";
+	my $call = $what eq 'etcd_try_once' ? "etcd_try_once('/once', ${\ tick(++$n)})" : "etcd_try_lock('/once')";
+	$proxy->rules(
+		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' },
+		{ path => '^/v3/kv/txn$', body => 'request_?delete', do => 'hold' });
+	$one->send("SELECT $call");
+	wait_until("$name: it is put", sub { $etcd->keys('/once/') });
+	$etcd->kill9;
+	wait_until("$name: the lease is given up",
+		sub { $nodes[0]->safe_psql('postgres', 'SELECT lease IS NULL FROM etcd_lock_status()') eq 't' });
+	$proxy->rules;
+	$etcd->start;
+	is($one->result->{out}, 't', "$name: it is claimed all the same");
+	is(join(' ', map { $_->query("SELECT $call") } $two, $three), 'f f', "$name: once");
+	$one->query("SELECT etcd_unlock('/once')") if $what eq 'etcd_try_lock';
 }
 
 # With the lock held already the same request, sent twice, is one claim.
