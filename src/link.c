@@ -124,6 +124,23 @@ give_up_calls(void)
 	}
 }
 
+/*
+ * Nor are watches kept on it, even if they are still open: an etcd 3.5 that is
+ * being stopped at times waits 7 s for them to end, and takes no requests then.
+ */
+static void
+give_up_streams(void)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &streams)
+	{
+		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
+
+		etcd_transport_abort(call->request, "given up: the endpoint has failed");
+	}
+}
+
 /* The settings were read: where to begin. */
 static void
 begin(void)
@@ -252,6 +269,7 @@ failed(uint64 of_generation, const char *error)
 	}
 
 	generation++;
+	give_up_streams();
 	if (endpoints_count() > 1)
 	{
 		give_up_calls();

@@ -309,6 +309,23 @@ foreach my $case (
 is_left_clean($etcd, $here, $there);
 is(leases(), $leases, 'nothing of this has cost a lease');
 
+# A watch that is still open when nothing else gets through is given up: an etcd
+# that is being stopped waits for it.
+{
+	my $name = 'watches on a link that has failed';
+	$session->query($lock);
+	wait_until("$name: those of the server and of a lock held for long are open",
+		sub { $proxy->open('/v3/watch') == 2 });
+	$proxy->rules({ path => '^/v3/(?!watch)', do => 'refuse' });
+	ok( eval { wait_until("$name: closed", sub { !$proxy->open('/v3/watch') }, $ttl / 2) },
+		"$name: closed");
+	$proxy->rules;
+	is($session->query("SELECT etcd_lock_check('/name')"), 't',
+		"$name: the lock is held");
+	$session->query($unlock);
+	is(leases(), $leases, "$name: with the same lease");
+}
+
 #
 # The lease
 #

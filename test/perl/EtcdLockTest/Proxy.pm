@@ -114,6 +114,18 @@ sub requests
 	return $self->command({ do => 'status' })->{requests};
 }
 
+=item $proxy->open($path)
+
+How many connections are open whose last request had this path.
+
+=cut
+
+sub open
+{
+	my ($self, $path) = @_;
+	return $self->command({ do => 'status' })->{open}{$path} // 0;
+}
+
 =item $proxy->refuse, $proxy->accept, $proxy->reset
 
 Refuse connections and reset those that exist; accept them again; only reset
