@@ -308,6 +308,25 @@ put_first(WorkerKey *key, int64 revision)
 	name_key_put(key, &queue, revision);
 }
 
+/* The key is in etcd. */
+static void
+key_put(const Item *item, const EtcdTxnResult *txn)
+{
+	WorkerKey  *key = item->key;
+
+	key->create_revision = txn->header.revision;
+	if (key->phase == PHASE_DELETE)
+	{
+		requests_requeue(key);		/* condemned meanwhile */
+		return;
+	}
+	key->phase = PHASE_NONE;
+	if (item->kind == ITEM_PUT_FIRST)
+		put_first(key, txn->header.revision);
+	else
+		name_key_put(key, &txn->results[item->result], txn->header.revision);
+}
+
 /*
  * A compare has failed, and this time nothing was done.
  *
@@ -377,43 +396,16 @@ item_done(Item *item, const EtcdTxnResult *txn)
 			break;
 
 		case ITEM_PUT:
-			if (!item_is_current(item))
-				break;
-			key->create_revision = txn->header.revision;
-			if (key->phase == PHASE_DELETE)
-				requests_requeue(key);
-			else
-			{
-				key->phase = PHASE_NONE;
-				name_key_put(key, &txn->results[first], txn->header.revision);
-			}
-			break;
-
 		case ITEM_PUT_FIRST:
-			if (!item_is_current(item))
-				break;
-			key->create_revision = txn->header.revision;
-			if (key->phase == PHASE_DELETE)
-				requests_requeue(key);
-			else
-			{
-				key->phase = PHASE_NONE;
-				put_first(key, txn->header.revision);
-			}
+			if (item_is_current(item))
+				key_put(item, txn);
 			break;
 
 		case ITEM_TRY:
 			if (!item_is_current(item))
 				break;
 			if (txn->succeeded)
-				key->create_revision = txn->header.revision;
-			if (key->phase == PHASE_DELETE)
-				requests_requeue(key);
-			else if (txn->succeeded)
-			{
-				key->phase = PHASE_NONE;
-				name_key_put(key, &txn->results[first], txn->header.revision);
-			}
+				key_put(item, txn);
 			else
 				try_looked(key, &txn->results[first], txn->header.revision);
 			break;
