@@ -695,7 +695,10 @@ static void
 sentinel_unwatched(void *arg)
 {
 	sentinel_watch = NULL;
-	watch_not_before = clock_now() + keepalive_interval();
+
+	/* If the link has failed, that is what to wait for. */
+	if (link_ready())
+		watch_not_before = clock_now() + keepalive_interval();
 }
 
 /*
