@@ -504,8 +504,8 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'etcd_lock_sql_advisory_unlock_all'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
--- A lock reaches other servers, so nobody may lock who was not told to.  And of
--- several conditions that one is to be the last to be looked at.
+-- A lock reaches other servers, so nobody may lock without a GRANT.  And of
+-- several conditions a lock is to be the last to be looked at.
 DO $$
 DECLARE
 	routine regprocedure;

@@ -112,7 +112,7 @@ login_failed(const char *error)
 	link_not_logged_in(psprintf("could not log in as \"%s\": %s", username, error));
 }
 
-/* The first line of the file; NULL, or what is wrong. */
+/* The file, of one line and without its end.  NULL, or what is wrong. */
 static char *
 read_password(ConfigFile *file)
 {

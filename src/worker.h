@@ -18,6 +18,10 @@
  *	endpoints.c	which endpoint
  *	auth.c		logging in
  *	tls.c		certificates
+ *	health.c	how etcd does
+ *
+ * What sessions ask for apart from locks is taken up by break.c, claim.c,
+ * queue_pages.c and wait_log.c.
  *
  *-------------------------------------------------------------------------
  */
