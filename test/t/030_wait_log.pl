@@ -1,5 +1,5 @@
 # log_lock_waits: a wait for another server is logged, with who holds the lock,
-# and when it has ended.
+# and when the session has got it.
 
 use strict;
 use warnings;
