@@ -17,20 +17,15 @@
  * server's sentinel, which it watches: so it tells the holder at once, and knows
  * who did it.  The message hangs on its lease and is deleted by it.
  *
- * It is a rare request, so there is one place for it in shared memory, which
- * sessions take in turn.  BreakShared.mutex protects all of it.
- *
  *-------------------------------------------------------------------------
  */
 #include "break.h"
 
 #include "commands/dbcommands.h"
+#include "errand.h"
 #include "lock_session.h"
 #include "miscadmin.h"
-#include "storage/condition_variable.h"
-#include "storage/ipc.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -38,50 +33,26 @@
 
 PG_FUNCTION_INFO_V1(etcd_lock_sql_break);
 
-typedef enum BreakState
+typedef struct BreakRequest
 {
-	BREAK_FREE,
-	BREAK_ASKED,
-	BREAK_SENT,
-	BREAK_DONE
-} BreakState;
-
-typedef struct BreakShared
-{
-	slock_t		mutex;
-	ConditionVariable changed;
-	BreakState	state;
-	uint64		id;				/* of the request; who gave up has another */
 	char		key[ETCD_LOCK_MAX_KEY + 1];
 	int64		create_revision;
 	int			procno;			/* of who asks, */
 	int			pid;
-	bool		broken;
-	LockFailure failure;
-} BreakShared;
+} BreakRequest;
 
-static BreakShared *break_shared;
+static Errand *break_errand;
 
 Size
 break_shmem_size(void)
 {
-	return MAXALIGN(sizeof(BreakShared));
+	return errand_shmem_size(sizeof(BreakRequest));
 }
 
 void
 break_shmem_init(void)
 {
-	bool		found;
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	break_shared = ShmemInitStruct("etcd_lock break", sizeof(BreakShared), &found);
-	if (!found)
-	{
-		memset(break_shared, 0, sizeof(BreakShared));
-		SpinLockInit(&break_shared->mutex);
-		ConditionVariableInit(&break_shared->changed);
-	}
-	LWLockRelease(AddinShmemInitLock);
+	break_errand = errand_shmem_init("etcd_lock break", sizeof(BreakRequest));
 }
 
 /* ----------------------------------------------------------------
@@ -91,11 +62,8 @@ break_shmem_init(void)
 
 #define MESSAGE_PART	"/broken/"
 
+static BreakRequest current;
 static uint64 current_id;
-static char current_key[ETCD_LOCK_MAX_KEY + 1];
-static int64 current_revision;
-static int	current_procno;
-static int	current_pid;
 static char *broken_key = NULL; /* the key that is to be deleted */
 static size_t broken_key_len;
 static int64 broken_lease;
@@ -109,29 +77,24 @@ is_current(void *arg)
 }
 
 static void
-finish(bool broken, int sqlerrcode, const char *error)
+finish(bool broken)
 {
-	SpinLockAcquire(&break_shared->mutex);
-	if (break_shared->id == current_id && break_shared->state == BREAK_SENT)
-	{
-		break_shared->state = BREAK_DONE;
-		break_shared->broken = broken;
-		break_shared->failure.kind = error == NULL ? FAILURE_NONE : FAILURE_ERROR;
-		break_shared->failure.sqlerrcode = sqlerrcode;
-		strlcpy(break_shared->failure.message, error == NULL ? "" : error,
-				LOCK_FAILURE_SIZE);
-	}
-	SpinLockRelease(&break_shared->mutex);
-	ConditionVariableBroadcast(&break_shared->changed);
+	errand_done(break_errand, current_id, broken);
+}
+
+static void
+fail(int sqlerrcode, const char *error)
+{
+	errand_failed(break_errand, current_id, sqlerrcode, error);
 }
 
 static bool
 answered(const EtcdAnswer *answer, bool decoded, const EtcdError *error)
 {
 	if (!answer->delivered)
-		finish(false, ERRCODE_CONNECTION_FAILURE, answer->error);
+		fail(ERRCODE_CONNECTION_FAILURE, answer->error);
 	else if (!decoded)
-		finish(false, ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, error->message);
+		fail(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, error->message);
 	return answer->delivered && decoded;
 }
 
@@ -141,7 +104,7 @@ static void
 delete_done(void *arg, const EtcdAnswer *answer)
 {
 	EtcdTxnResult result;
-	EtcdError	error;
+	EtcdError	error = {0};
 	bool		decoded;
 
 	decoded = answer->delivered &&
@@ -157,7 +120,7 @@ delete_done(void *arg, const EtcdAnswer *answer)
 		delete_key();
 	}
 	else if (answered(answer, decoded, &error))
-		finish(result.succeeded, 0, NULL);
+		finish(result.succeeded);
 	if (decoded)
 		etcd_txn_result_free(&result);
 }
@@ -170,7 +133,7 @@ send(const char *path, char *body, void (*done) (void *, const EtcdAnswer *))
 	if (body == NULL ||
 		link_call(path, body, etcd_lock_request_timeout, &callbacks,
 				  (void *) (uintptr_t) current_id) == NULL)
-		finish(false, ERRCODE_CONNECTION_FAILURE, "could not send the request");
+		fail(ERRCODE_CONNECTION_FAILURE, "could not send the request");
 }
 
 /* <sentinel>/broken/<name>/<lease>-<number> */
@@ -179,7 +142,7 @@ message_key(const QueueKeyParts *parts)
 {
 	return psprintf("%s%sserver/%llx" MESSAGE_PART "%s/%llx-%012llu",
 					etcd_lock_namespace, ETCD_LOCK_RESERVED,
-					(unsigned long long) parts->lease, current_key,
+					(unsigned long long) parts->lease, current.key,
 					(unsigned long long) parts->lease,
 					(unsigned long long) parts->number);
 }
@@ -190,7 +153,7 @@ delete_key(void)
 	EtcdOp		ops[2] = {{.type = ETCD_OP_DELETE}, {.type = ETCD_OP_PUT}};
 	EtcdCompare compare = {
 		.target = ETCD_COMPARE_CREATE, .result = ETCD_COMPARE_EQUAL,
-		.revision = current_revision
+		.revision = current.create_revision
 	};
 	EtcdTxn		txn = {&compare, 1, ops, 1, NULL, 0};
 	QueueKeyParts parts;
@@ -204,8 +167,8 @@ delete_key(void)
 	{
 		ops[1].range.key = message_key(&parts);
 		ops[1].range.key_len = strlen(ops[1].range.key);
-		ops[1].value = worker_describe(&lock_table_proc(current_procno)->who,
-									   current_pid, GetCurrentTimestamp());
+		ops[1].value = worker_describe(&lock_table_proc(current.procno)->who,
+									   current.pid, GetCurrentTimestamp());
 		ops[1].value_len = strlen(ops[1].value);
 		ops[1].lease = broken_lease;
 		txn.nsuccess = 2;
@@ -217,8 +180,8 @@ static void
 range_done(void *arg, const EtcdAnswer *answer)
 {
 	EtcdRangeResult result;
-	EtcdError	error;
-	QueueView	view = {.name = current_key, .name_len = strlen(current_key), .owner = ""};
+	EtcdError	error = {0};
+	QueueView	view = {.name = current.key, .name_len = strlen(current.key), .owner = ""};
 	bool		found = false;
 	bool		decoded;
 
@@ -235,7 +198,7 @@ range_done(void *arg, const EtcdAnswer *answer)
 	{
 		const EtcdKeyValue *kv = &result.range.kvs[i];
 
-		found = kv->create_revision == current_revision &&
+		found = kv->create_revision == current.create_revision &&
 			queue_key_kind(&view, kv->key, kv->key_len) != QUEUE_KEY_OTHER;
 		if (found)
 		{
@@ -250,7 +213,7 @@ range_done(void *arg, const EtcdAnswer *answer)
 		}
 	}
 	if (!found)
-		finish(false, 0, NULL);
+		finish(false);
 	etcd_range_result_free(&result);
 }
 
@@ -260,28 +223,15 @@ break_tick(void)
 	EtcdOp		op = {.type = ETCD_OP_RANGE, .keys_only = true};
 	char		prefix[ETCD_LOCK_MAX_KEY + 2];
 	char		end[ETCD_LOCK_MAX_KEY + 2];
-	bool		asked;
+	uint64		id = errand_take(break_errand, &current);
 
-	if (break_shared->state != BREAK_ASKED)
-		return;					/* seen again when the latch is set */
-	SpinLockAcquire(&break_shared->mutex);
-	asked = break_shared->state == BREAK_ASKED;
-	if (asked)
-	{
-		break_shared->state = BREAK_SENT;
-		current_id = break_shared->id;
-		current_revision = break_shared->create_revision;
-		current_procno = break_shared->procno;
-		current_pid = break_shared->pid;
-		memcpy(current_key, break_shared->key, sizeof(current_key));
-	}
-	SpinLockRelease(&break_shared->mutex);
-	if (!asked)
+	if (id == 0)
 		return;
+	current_id = id;
 
-	op.range.key_len = snprintf(prefix, sizeof(prefix), "%s/", current_key);
+	op.range.key_len = snprintf(prefix, sizeof(prefix), "%s/", current.key);
 	op.range.key = prefix;
-	op.range.end_len = snprintf(end, sizeof(end), "%s%c", current_key, '/' + 1);
+	op.range.end_len = snprintf(end, sizeof(end), "%s%c", current.key, '/' + 1);
 	op.range.end = end;
 	send(ETCD_PATH_RANGE, etcd_encode_range(&op), range_done);
 }
@@ -334,118 +284,43 @@ break_log_message(const char *key, const EtcdHolder *by)
  * ----------------------------------------------------------------
  */
 
-/* Take the place, unless somebody has it. */
-static bool
-try_to_ask(const LockName *name, int64 create_revision, uint64 *id)
-{
-	bool		taken;
-
-	SpinLockAcquire(&break_shared->mutex);
-	taken = break_shared->state == BREAK_FREE;
-	if (taken)
-	{
-		*id = ++break_shared->id;
-		break_shared->state = BREAK_ASKED;
-		break_shared->create_revision = create_revision;
-		break_shared->procno = compat_my_procno();
-		break_shared->pid = MyProcPid;
-		memcpy(break_shared->key, name->key, sizeof(break_shared->key));
-	}
-	SpinLockRelease(&break_shared->mutex);
-	return taken;
-}
-
-/* Give the place back, whatever the worker is doing about our request. */
-static void
-let_go(uint64 id)
-{
-	SpinLockAcquire(&break_shared->mutex);
-	if (break_shared->id == id)
-		break_shared->state = BREAK_FREE;
-	SpinLockRelease(&break_shared->mutex);
-	ConditionVariableBroadcast(&break_shared->changed);
-}
-
-static bool
-is_done(uint64 id, bool *broken, LockFailure *failure)
-{
-	bool		done;
-
-	SpinLockAcquire(&break_shared->mutex);
-	done = break_shared->id == id && break_shared->state == BREAK_DONE;
-	if (done)
-	{
-		*broken = break_shared->broken;
-		*failure = break_shared->failure;
-	}
-	SpinLockRelease(&break_shared->mutex);
-	return done;
-}
-
 /*
- * Wait until it is done.  The worker bounds each of the two requests it takes;
- * the rest is for one that does not answer.
+ * Ask the worker to delete the key in etcd.  It bounds each of the two requests
+ * that it takes.
  */
 static bool
-wait_for_break(uint64 id, int64 give_up_at)
+break_in_etcd(const LockName *name, int64 create_revision)
 {
+	BreakRequest request = {
+		.create_revision = create_revision, .procno = compat_my_procno(), .pid = MyProcPid
+	};
+	int			broken = false;
 	LockFailure failure;
-	bool		broken;
 
-	ConditionVariablePrepareToSleep(&break_shared->changed);
-	while (!is_done(id, &broken, &failure))
+	memcpy(request.key, name->key, sizeof(request.key));
+	switch (errand_run(break_errand, &request, 2 * etcd_lock_request_timeout,
+					   &broken, &failure))
 	{
-		if (clock_now() >= give_up_at)
+		case ERRAND_DONE:
+			break;
+		case ERRAND_FAILED:
+			ereport(ERROR,
+					(errcode(failure.sqlerrcode),
+					 errmsg("could not break the lock"),
+					 errdetail("%s", lock_text_for_user(failure.message, strlen(failure.message)))));
+			break;
+		case ERRAND_NO_TURN:
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("another session is breaking a lock")));
+			break;
+		case ERRAND_NO_ANSWER:
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("etcd did not answer in time"),
 					 errhint("Whether the lock was broken is not known; look at its queue.")));
-		(void) ConditionVariableTimedSleep(&break_shared->changed, 100,
-										   etcd_lock_wait_event_check());
+			break;
 	}
-	ConditionVariableCancelSleep();
-	if (failure.kind != FAILURE_NONE)
-		ereport(ERROR,
-				(errcode(failure.sqlerrcode),
-				 errmsg("could not break the lock"),
-				 errdetail("%s", lock_text_for_user(failure.message, strlen(failure.message)))));
-	return broken;
-}
-
-/* An end of the session gives the place back, too. */
-static void
-let_go_at_exit(int code, Datum arg)
-{
-	let_go(DatumGetUInt64(arg));
-}
-
-/* Ask the worker to delete the key in etcd. */
-static bool
-break_in_etcd(const LockName *name, int64 create_revision)
-{
-	int64		give_up_at = clock_now() + 2 * (int64) etcd_lock_request_timeout * 1000;
-	bool		broken = false;
-	uint64		id;
-
-	ConditionVariablePrepareToSleep(&break_shared->changed);
-	while (!try_to_ask(name, create_revision, &id))
-	{
-		if (clock_now() >= give_up_at)
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("another session is breaking a lock")));
-		(void) ConditionVariableTimedSleep(&break_shared->changed, 100,
-										   etcd_lock_wait_event_check());
-	}
-	ConditionVariableCancelSleep();
-
-	PG_ENSURE_ERROR_CLEANUP(let_go_at_exit, UInt64GetDatum(id));
-	{
-		lock_table_wake_worker();
-		broken = wait_for_break(id, give_up_at);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(let_go_at_exit, UInt64GetDatum(id));
-	let_go(id);
 	return broken;
 }
 

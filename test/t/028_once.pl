@@ -177,6 +177,23 @@ foreach my $n (1, 2)
 	cmp_ok($claimed, '<=', 1, 'and the tick is claimed at most once');
 }
 
+# A session that is ended while it waits leaves its place to the next one.
+{
+	my ($victim, $next) = map { session($nodes[2]) } 1, 2;
+	$victim->query("SELECT etcd_lock('/once/ended')");
+	$next->query("SELECT etcd_lock('/once/next')");
+	$etcd->pause;
+	$victim->send("SELECT etcd_try_once('/once/ended', ${\ tick(1)})");
+	$nodes[2]->poll_query_until('postgres',
+		"SELECT wait_event_type = 'Extension' FROM pg_stat_activity WHERE pid = ${\ $victim->pid}")
+	  or die 'it does not wait';
+	$nodes[2]->safe_psql('postgres', "SELECT pg_terminate_backend(${\ $victim->pid}, 10000)");
+	$etcd->resume;
+	is($next->query("SELECT etcd_try_once('/once/next', ${\ tick(1)})"),
+		't', 'a session was ended while it waited: the next one can claim');
+	$_->quit foreach $victim, $next;
+}
+
 # What is not a tick in etcd is no reason to run.
 {
 	$etcd->call('/v3/kv/put', {
