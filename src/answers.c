@@ -5,8 +5,8 @@
  *
  * Never throw away an answer: what etcd says wins over what the table believes.
  * Where there is none, the request may still be carried out.  A key that may
- * have been put so is condemned, its number never used again, and the session
- * asks anew (README.md, rules 1, 11, 15).
+ * have been put so is condemned, its number not used again before its end is
+ * sure, and the session asks anew (README.md, rules 1, 11, 15).
  *
  *-------------------------------------------------------------------------
  */
@@ -26,12 +26,6 @@ typedef enum Outcome
 	OUTCOME_REFUSED,			/* not carried out; *error says why */
 	OUTCOME_TOO_LONG			/* likely carried out; *error says so */
 } Outcome;
-
-static LockKey *
-shared_key(const WorkerKey *key)
-{
-	return &key->name->entry->keys[key - key->name->keys];
-}
 
 /* Is the slot still used for the key that the request was about? */
 static bool
@@ -284,7 +278,7 @@ key_gone(WorkerKey *key)
 static void
 stray_looked(Stray *stray, const EtcdOpResult *result)
 {
-	if (result->nkvs == 0 || names_know_key(stray->key, stray->key_len))
+	if (result->nkvs == 0 || own_keys_know(stray->key, stray->key_len))
 		requests_forget_stray(stray);
 	else
 	{

@@ -148,12 +148,6 @@ no_key_since(const WorkerName *name, int64 revision)
 	return compare;
 }
 
-static LockKey *
-shared_key(const WorkerKey *key)
-{
-	return &key->name->entry->keys[key - key->name->keys];
-}
-
 static EtcdOp
 put_op(Building *b, WorkerKey *key)
 {

@@ -212,7 +212,7 @@ notes_done(void *arg, const EtcdAnswer *answer)
 
 	for (int i = 0; i < notes->n && notes->epoch == deadline_epoch(&lock_shared->deadline); i++)
 	{
-		WorkerKey  *key = names_find_key(notes->note[i].serial,
+		WorkerKey  *key = own_keys_find(notes->note[i].serial,
 										 notes->note[i].number);
 
 		if (key == NULL)

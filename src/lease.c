@@ -551,7 +551,7 @@ keys_done(void *arg, const EtcdAnswer *answer)
 		return;
 	}
 	if (result.ttl > 0)
-		names_compare_keys(&result, listed_at);
+		own_keys_compare(&result, listed_at);
 	else
 		next_time = 0;
 	etcd_lease_result_free(&result);
@@ -686,7 +686,7 @@ sentinel_put(void *arg, const EtcdKeyValue *kv)
 {
 	if (state == LEASE_ALIVE && break_is_message(kv->key, kv->key_len))
 	{
-		names_key_broken(kv);
+		own_keys_broken(kv);
 		requests_stray(kv->key, kv->key_len, kv->create_revision);
 	}
 }

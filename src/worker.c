@@ -135,7 +135,7 @@ show_title(void)
 	next_time = now + TITLE_INTERVAL;
 	if (lease_alive())
 		snprintf(title, sizeof(title), "lease %s, %d keys, %s",
-				 lease_hex(), names_count_keys(), address_of(link_endpoint()));
+				 lease_hex(), own_keys_count(), address_of(link_endpoint()));
 	else
 		snprintf(title, sizeof(title), "no lease, %s",
 				 address_of(link_endpoint()));

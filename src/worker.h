@@ -8,6 +8,8 @@
  *
  *	worker.c	the loop
  *	names.c		what to do about each name
+ *	judge.c		what etcd shows of its queue
+ *	own_keys.c	our keys in etcd
  *	held.c		what is held for long
  *	lease.c		the server's lease, its deadline, keys nobody knows
  *	requests.c	group commit: what is sent when
@@ -105,7 +107,6 @@ struct WorkerName
 {
 	dlist_node	link;			/* of all names */
 	LockEntry  *entry;			/* NULL: has no key any more, but requests */
-	uint64		epoch;			/* of its keys */
 	char	   *name;			/* the lock's name in etcd */
 	size_t		name_len;
 	char	   *prefix;			/* "<name>/" */
@@ -133,6 +134,13 @@ struct WorkerName
 	int64		window_end;		/* 0, or when to look at an idle key */
 };
 
+/* What sessions see of the key; while the name has its entry. */
+static inline LockKey *
+shared_key(const WorkerKey *key)
+{
+	return &key->name->entry->keys[key - key->name->keys];
+}
+
 /* worker.c */
 extern PGDLLEXPORT void etcd_lock_worker_main(Datum arg);
 extern void worker_register(void);
@@ -145,12 +153,20 @@ extern void names_take_work(void);
 extern void names_tick(void);
 extern int64 names_next_time(void);
 extern bool names_in_use(void);
-extern int	names_count_keys(void);
 extern bool names_find_held(uint64 number, const char **etcd_key,
 							int64 *create_revision);
 extern void names_end_epoch(const char *reason);
-extern void names_compare_keys(const EtcdLeaseResult *listed, int64 listed_at);
-extern void names_key_broken(const EtcdKeyValue *message);
+extern LWLock *name_lock(const WorkerName *name);
+extern void name_update_waiting(WorkerName *name);
+extern void name_free_key(WorkerKey *key);
+extern void name_forget_freed(WorkerName *name);
+extern void name_release(WorkerName *name);
+
+/* judge.c */
+extern bool name_is_crowded(const WorkerName *name, int64 now);
+extern void name_note_crowd(const WorkerName *name);
+extern bool name_is_huge(const WorkerName *name, int64 now);
+extern void name_note_huge(const WorkerName *name, bool huge);
 extern void name_view(const WorkerName *name, const EtcdOpResult *range,
 					  QueueView *view);
 extern bool name_has_key(const QueueView *view, const WorkerKey *key);
@@ -158,15 +174,21 @@ extern void name_judge(WorkerName *name, const EtcdOpResult *range,
 					   int64 revision, const LockChecks *checks);
 extern void name_key_put(WorkerKey *key, const EtcdOpResult *range,
 						 int64 revision);
-extern bool names_know_key(const char *etcd_key, size_t len);
-extern bool name_is_crowded(const WorkerName *name, int64 now);
-extern void name_note_crowd(const WorkerName *name);
-extern bool name_is_huge(const WorkerName *name, int64 now);
-extern void name_note_huge(const WorkerName *name, bool huge);
-extern WorkerKey *names_find_key(uint64 serial, uint64 number);
+extern void name_forget_ahead(WorkerKey *key);
+extern void name_watch(WorkerName *name);
+extern void name_unwatch(WorkerName *name);
 extern void name_update_watch(WorkerName *name);
-extern void name_free_key(WorkerKey *key);
-extern void name_release(WorkerName *name);
+
+/* own_keys.c */
+extern uint64 own_keys_take_serial(const WorkerName *name);
+extern void own_keys_give_serial(const WorkerName *name, uint64 serial);
+extern void own_keys_add(WorkerKey *key);
+extern void own_keys_remove(const WorkerKey *key);
+extern int	own_keys_count(void);
+extern WorkerKey *own_keys_find(uint64 serial, uint64 number);
+extern bool own_keys_know(const char *etcd_key, size_t len);
+extern void own_keys_compare(const EtcdLeaseResult *listed, int64 listed_at);
+extern void own_keys_broken(const EtcdKeyValue *message);
 
 /* answers.c */
 extern int	worker_sqlerrcode(const EtcdError *error);
@@ -200,7 +222,6 @@ extern bool watch_is_open(const Watch *watch);
 extern bool watch_covers(const Watch *watch, int64 revision);
 extern bool watch_is_current(const Watch *watch);
 extern int	watch_count(void);
-
 
 /* held.c */
 extern void held_add(WorkerKey *key);

@@ -3,7 +3,7 @@
  *	  Granting on a DELETE event, without a confirming look.
  *
  * The model of src/watch.c and of name_judge(), name_key_put() and
- * name_key_deleted() in src/names.c.  One waiter, whose key W is put behind
+ * name_key_deleted() in src/judge.c.  One waiter, whose key W is put behind
  * the key F of another server.  Events and answers come on connections of
  * their own, and overtake each other.
  *
