@@ -176,13 +176,13 @@ sub in_use
 	my $member = in_use($here);
 	my $begin = time;
 	$member->kill9;
-	nothing_is_lost('killed', 3.5, $begin);
+	nothing_is_lost('killed', $request_timeout, $begin);
 	$member->start;
 
 	$member = in_use($here);
 	$begin = time;
 	$member->pause;
-	nothing_is_lost('hangs', 3.5, $begin);
+	nothing_is_lost('hangs', $request_timeout, $begin);
 	isnt(in_use($here), $member, 'hangs: another one is in use');
 	$member->resume;
 	$member->wait_healthy;
@@ -190,7 +190,7 @@ sub in_use
 	$member = in_use($here);
 	$begin = time;
 	$cluster->cut_off($member);
-	nothing_is_lost('cut off from the others', 4, $begin);
+	nothing_is_lost('cut off from the others', $request_timeout, $begin);
 	isnt(in_use($here), $member, 'cut off: another one is in use');
 	$cluster->join_again;
 	$member->wait_healthy;
@@ -203,7 +203,7 @@ sub in_use
 	set_endpoints($here, join ',', $follower->endpoint, $bad{hanging}, $leader->endpoint);
 	$begin = time;
 	$cluster->cut_off($follower);
-	nothing_is_lost('follower cut off', 3.5, $begin);
+	nothing_is_lost('follower cut off', $request_timeout, $begin);
 	$cluster->join_again;
 	$follower->wait_healthy;
 	set_endpoints($here, $cluster->endpoints);
