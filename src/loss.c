@@ -22,11 +22,13 @@
 
 #include <signal.h>
 
+#include "catalog/objectaccess.h"
 #include "commit_guard.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
+#include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
 
@@ -37,6 +39,7 @@ static bool in_hook = false;	/* only the outermost statement translates */
 static ExecutorStart_hook_type prev_executor_start = NULL;
 static ExecutorRun_hook_type prev_executor_run = NULL;
 static ProcessUtility_hook_type prev_process_utility = NULL;
+static object_access_hook_type prev_object_access = NULL;
 
 /* ----------------------------------------------------------------
  *		The timer
@@ -242,6 +245,24 @@ run_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 								params, queryEnv, dest, qc);
 }
 
+/* It changes something, though it needs no transaction id before it commits. */
+static void
+notifies(void)
+{
+	commit_guard_note_notify();
+	refuse_change();
+}
+
+static void
+loss_object_access(ObjectAccessType access, Oid classId, Oid objectId,
+				   int subId, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, classId, objectId, subId, arg);
+	if (access == OAT_FUNCTION_EXECUTE && objectId == F_PG_NOTIFY)
+		notifies();
+}
+
 static void
 loss_process_utility(PlannedStmt *pstmt, const char *queryString,
 					 bool readOnlyTree, ProcessUtilityContext context,
@@ -252,10 +273,7 @@ loss_process_utility(PlannedStmt *pstmt, const char *queryString,
 	Node	   *statement = pstmt->utilityStmt;
 
 	if (IsA(statement, NotifyStmt))
-	{
-		commit_guard_note_notify();
-		refuse_change();
-	}
+		notifies();
 	else if (IsA(statement, TransactionStmt) && lock_session_holds_any())
 		commit_guard_to_front();
 
@@ -305,4 +323,6 @@ loss_init(void)
 	ExecutorRun_hook = loss_executor_run;
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = loss_process_utility;
+	prev_object_access = object_access_hook;
+	object_access_hook = loss_object_access;
 }

@@ -186,6 +186,11 @@ foreach my $way (
 		"$name: nor in another mode");
 	is($session{idle}->try("INSERT INTO t VALUES ('$name, idle')")->{sqlstate},
 		'EL001', "$name: writing is refused at once");
+	my @notify = (
+		'NOTIFY lost',
+		"SELECT pg_notify('lost', '')",
+		"DO \$\$ BEGIN PERFORM pg_notify('lost', ''); END \$\$");
+	is($session{idle}->try($_)->{sqlstate}, 'EL001', "$name: so is $_") foreach @notify;
 	is($session{idle}->query("SELECT etcd_unlock('/lost/idle')"),
 		't', "$name: unlocking acknowledges it");
 
@@ -199,6 +204,8 @@ foreach my $way (
 	is($result->{sqlstate}, 'EL002',
 		"$name: a session that has lost its lock cannot commit a change");
 	is(committed($here, "$name, reader"), 0, "$name: nothing is written");
+	is($session{reader}->try("BEGIN; $_; COMMIT")->{sqlstate},
+		'EL002', "$name: $_ cannot be committed") foreach @notify;
 	$result = $session{reader}->try(
 		"SELECT etcd_unlock('/lost/reader'); INSERT INTO t VALUES ('$name, reader')");
 	is($result->{sqlstate}, '', "$name: after unlocking it can");
