@@ -321,7 +321,7 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 			 */
 			if (shared->state == KEY_HELD)
 			{
-				lock_key_lost(name->entry, shared);
+				(void) lock_key_lost(name->entry, shared);
 				lost = true;
 			}
 			else
@@ -371,7 +371,7 @@ own_key_deleted(WorkerKey *key)
 
 	if (shared->state == KEY_HELD)
 	{
-		lock_key_lost(entry, shared);
+		(void) lock_key_lost(entry, shared);
 		key->freed = true;
 	}
 	else

@@ -294,10 +294,12 @@ lock_tell_loss(int procno, int pid, uint64 epoch, int on_loss)
 	}
 }
 
-static void
+/* Returns how many there were. */
+static int
 lose_holders(LockEntry *entry, LockKey *key)
 {
 	dlist_iter	iter;
+	int			n = 0;
 
 	dlist_foreach(iter, &entry->owners)
 	{
@@ -310,6 +312,7 @@ lose_holders(LockEntry *entry, LockKey *key)
 			stats_lost(hold);
 			if (hold->superseded)
 				continue;
+			n++;
 			if (key->epoch == deadline_epoch(&lock_shared->deadline))
 				signal_loss(hold->pid, hold->on_loss);
 			else
@@ -317,21 +320,27 @@ lose_holders(LockEntry *entry, LockKey *key)
 							   hold->on_loss);
 		}
 	}
+	return n;
 }
 
-/* etcd has the key no more: whoever holds the lock by it has lost it. */
-void
+/*
+ * etcd has the key no more: whoever holds the lock by it has lost it.  Returns how
+ * many that are.
+ */
+int
 lock_key_lost(LockEntry *entry, LockKey *key)
 {
-	lose_holders(entry, key);
+	int			n = lose_holders(entry, key);
+
 	lock_key_free(entry, key);
+	return n;
 }
 
 /* The lock is taken away from those who hold it by this key. */
 void
 lock_key_break(LockEntry *entry, LockKey *key)
 {
-	lose_holders(entry, key);
+	(void) lose_holders(entry, key);
 	lock_key_condemn(entry, key);
 }
 

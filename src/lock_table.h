@@ -419,7 +419,7 @@ extern void lock_key_queue(LockEntry *entry, LockKey *key,
 						   int64 create_revision);
 extern void lock_key_grant(LockEntry *entry, LockKey *key);
 extern void lock_key_free(LockEntry *entry, LockKey *key);
-extern void lock_key_lost(LockEntry *entry, LockKey *key);
+extern int	lock_key_lost(LockEntry *entry, LockKey *key);
 extern void lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 								  const LockFailure *failure);
 extern void lock_key_break(LockEntry *entry, LockKey *key);

@@ -378,10 +378,7 @@ names_end_epoch(const char *reason)
 				pfree(name->keys[i].note);	/* it goes with the lease */
 			name->keys[i].note = NULL;
 			if (shared->state == KEY_HELD)
-			{
-				lock_key_lost(name->entry, shared);
-				lost++;
-			}
+				lost += lock_key_lost(name->entry, shared);
 			else if (shared->state != KEY_FREE)
 				lock_key_free(name->entry, shared);
 			name->keys[i].freed = true;
@@ -393,7 +390,7 @@ names_end_epoch(const char *reason)
 	}
 	if (reason == NULL)
 		return;
-	stats_lease_lost();
+	lost = stats_lease_lost(lost);
 	ereport(lost > 0 ? WARNING : LOG,
 			(errcode(ERRCODE_ETCD_LOCK_LOST),
 			 errmsg("etcd_lock: lease lost: %s", reason),

@@ -83,6 +83,9 @@ typedef struct StatsShared
 	int64		held_at_reset;
 	int64		waiting_at_reset;
 
+	/* Lost holds whose sessions let go before the worker ended the epoch. */
+	pg_atomic_uint64 lost_before;
+
 	slock_t		mutex;			/* protects worker */
 	WorkerCounters worker;
 
@@ -120,6 +123,7 @@ stats_shmem_init(void)
 	{
 		memset(stats, 0, sizeof(StatsShared));
 		SpinLockInit(&stats->mutex);
+		pg_atomic_init_u64(&stats->lost_before, 0);
 		stats->worker.lowest_ttl_left = -1;
 		stats->reset_at = GetCurrentTimestamp();
 	}
@@ -209,8 +213,11 @@ stats_dropped(LockHold *hold, bool valid)
 		counters_of(hold->entry->hashcode)->ended[hold->outcome]++;
 	else if (valid)
 		stats_released(hold);
-	else
+	else if (hold->counted == COUNTED_HELD)
+	{
 		stats_lost(hold);
+		pg_atomic_fetch_add_u64(&stats->lost_before, 1);
+	}
 	hold->counted = COUNTED_ENDED;
 }
 
@@ -244,12 +251,14 @@ stats_lease_renewed(int64 left)
 	SpinLockRelease(&stats->mutex);
 }
 
-void
-stats_lease_lost(void)
+/* Returns how many holds were lost with it, of which the worker found so many. */
+int
+stats_lease_lost(int found)
 {
 	SpinLockAcquire(&stats->mutex);
 	stats->worker.leases_lost++;
 	SpinLockRelease(&stats->mutex);
+	return found + (int) pg_atomic_exchange_u64(&stats->lost_before, 0);
 }
 
 /* ----------------------------------------------------------------

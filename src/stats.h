@@ -28,6 +28,6 @@ extern void stats_dropped(LockHold *hold, bool valid);
 extern void stats_request(int64 took, bool failed);
 extern void stats_batch(int noperations);
 extern void stats_lease_renewed(int64 left);
-extern void stats_lease_lost(void);
+extern int	stats_lease_lost(int found);
 
 #endif							/* STATS_H */

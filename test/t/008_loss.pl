@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use EtcdLockTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -119,6 +120,7 @@ foreach my $way (
 	$other->send("SELECT etcd_lock('/lost/xact')");
 	wait_until_waiting($other);
 
+	my $offset = -s $here->logfile;
 	my $begin = time;
 	$way->{lose}->();
 	my %took;
@@ -234,6 +236,11 @@ foreach my $way (
 
 	# Acknowledged, all works again.
 	new_lease($here, '');
+	my $sessions = keys %session;
+	like(slurp_file($here->logfile, $offset),
+		qr/WARNING:  (?:\w+: )?etcd_lock: lease lost: .*\n.*DETAIL:  $sessions locks were lost with it/,
+		"$name: the log says how many locks were lost, whoever noticed first")
+	  if $name !~ /deleted/;
 	higher_token($session{xact}->query("SELECT etcd_lock('/lost/xact')"),
 		"$name: locked again");
 	is( $session{idle}->query(
