@@ -48,7 +48,7 @@ sub new
 	my $self = bless {
 		programs => $options{programs},
 		dir => PostgreSQL::Test::Utils::tempdir('bench'),
-		etcd => EtcdLockTest::Etcd->new,
+		etcd => EtcdLockTest::Etcd->new(fsync => 1),
 		is_quick => $options{quick},
 		files => 0,
 	}, $class;

@@ -29,9 +29,11 @@ my @all;
 =item EtcdLockTest::Etcd->new(%options)
 
 An etcd with a data directory of its own, started and healthy.  Options: args
-(list of further arguments); start (default 1); tls (hash of file names: cert and
-key of the server, and ca, by which clients' certificates are verified if it is
-given): then endpoint 0 speaks https, and endpoint 1 still http, for the test.
+(list of further arguments); start (default 1); fsync (default 0: as the servers of
+PostgreSQL::Test::Cluster, it does not wait for the disk, which stalls where others
+use it, too); tls (hash of file names: cert and key of the server, and ca, by which
+clients' certificates are verified if it is given): then endpoint 0 speaks https,
+and endpoint 1 still http, for the test.
 
 =cut
 
@@ -48,7 +50,7 @@ sub new
 		urls => [ map { 'http://127.0.0.1:' . free_port() } 1 .. 2 ],
 		peer => 'http://127.0.0.1:' . free_port(),
 		http => HTTP::Tiny->new(timeout => 10),
-		args => $options{args} // [],
+		args => [ $options{fsync} ? () : no_fsync(), @{ $options{args} // [] } ],
 		tls => $options{tls},
 		owner => $$,
 	}, $class;
@@ -57,6 +59,17 @@ sub new
 	push @all, $self;
 	$self->start if $options{start} // 1;
 	return $self;
+}
+
+# The option is older than its place in what --help tells.
+my $no_fsync;
+
+sub no_fsync
+{
+	$no_fsync //= [
+		grep { IPC::Run::run([ $ENV{ETCD} // 'etcd', $_, '--version' ], '>&', \my $output) }
+		  '--unsafe-no-fsync' ];
+	return @$no_fsync;
 }
 
 sub free_port { return PostgreSQL::Test::Cluster::get_free_port() }
