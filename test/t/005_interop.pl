@@ -15,8 +15,8 @@ my ($session, $other) = (session($here), session($there));
 # has then so many keys.
 sub etcdctl_holds
 {
-	my ($name) = @_;
-	my $lock = EtcdLockTest::EtcdctlLock->new($etcd, $name);
+	my ($name, $ttl) = @_;
+	my $lock = EtcdLockTest::EtcdctlLock->new($etcd, $name, $ttl);
 	wait_until("etcdctl has $name", sub { $lock->held });
 	return $lock;
 }
@@ -47,7 +47,7 @@ foreach my $name ('/jobs/report', 'plain', 'with space', "umlaut-\xc3\xa4")
 	wait_until_waiting($session);
 	ok(!$session->done, "$name: etcd_lock waits for etcdctl");
 	$etcdctl->release;
-	is($session->result(5)->{out}, 't', "$name: and gets the lock");
+	is($session->result->{out}, 't', "$name: and gets the lock");
 
 	$etcdctl = etcdctl_waits($name);
 	ok(!$etcdctl->held, "$name: etcdctl waits for etcd_lock");
@@ -56,11 +56,11 @@ foreach my $name ('/jobs/report', 'plain', 'with space', "umlaut-\xc3\xa4")
 	wait_until('both are in the queue',
 		sub { $etcd->keys("$name/") == 3 });
 	$session->query("SELECT etcd_unlock($sql_name)");
-	wait_until("etcdctl gets $name", sub { $etcdctl->held }, 5);
+	wait_until("etcdctl gets $name", sub { $etcdctl->held });
 	pass("$name: etcdctl gets the lock");
 	ok(!$other->done, "$name: before those that came later");
 	$etcdctl->release;
-	is($other->result(5)->{out}, 't', "$name: and hands it on");
+	is($other->result->{out}, 't', "$name: and hands it on");
 	$other->query("SELECT etcd_unlock($sql_name)");
 }
 
@@ -71,7 +71,7 @@ my $etcdctl = etcdctl_waits('/jobs/report');
 $session->query("SELECT etcd_unlock_shared('/jobs/report')");
 ok(!$etcdctl->held, 'etcdctl waits for shared holders');
 $other->query("SELECT etcd_unlock_shared('/jobs/report')");
-wait_until('etcdctl gets the lock', sub { $etcdctl->held }, 5);
+wait_until('etcdctl gets the lock', sub { $etcdctl->held });
 pass('and gets the lock after the last one');
 $etcdctl->release;
 
@@ -87,7 +87,7 @@ wait_until('etcdctl has left the queue',
 	sub { $etcd->keys('/jobs/report/') == 2 });
 ok(!$other->done, 'a waiter behind etcdctl that gives up still waits');
 $session->query("SELECT etcd_unlock('/jobs/report')");
-is($other->result(5)->{out}, 't', 'and gets the lock in its turn');
+is($other->result->{out}, 't', 'and gets the lock in its turn');
 $other->query('SELECT etcd_unlock_all()');
 
 # Names below a name are locks of their own.
@@ -101,11 +101,11 @@ $session->query('SELECT etcd_unlock_all()');
 $etcdctl->release;
 
 # An etcdctl that dies without unlocking: its lease of 2 seconds ends.
-$etcdctl = etcdctl_holds('/jobs/report');
+$etcdctl = etcdctl_holds('/jobs/report', 2);
 $session->send("SELECT etcd_lock('/jobs/report') > 0");
 wait_until_waiting($session);
 undef $etcdctl;
-is($session->result(30)->{out}, 't', 'a killed etcdctl frees the lock with its lease');
+is($session->result->{out}, 't', 'a killed etcdctl frees the lock with its lease');
 $session->query('SELECT etcd_unlock_all()');
 
 is_left_clean($etcd, $here, $there);

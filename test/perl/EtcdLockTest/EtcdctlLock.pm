@@ -15,23 +15,30 @@ use IPC::Run;
 
 =over
 
-=item EtcdLockTest::EtcdctlLock->new($etcd, $name)
+=item EtcdLockTest::EtcdctlLock->new($etcd, $name, [$ttl])
 
-Start "etcdctl lock $name"; it waits for the lock if it has to.
+Start "etcdctl lock $name"; it waits for the lock if it has to.  Its lease lives
+for so many seconds without it; the default is long, as a short lease could end
+while a loaded machine stalls.
 
 =cut
 
+# No two have a lease of the same length.
+my $longest_ttl = 60;
+
 sub new
 {
-	my ($class, $etcd, $name) = @_;
-	my $self = bless { stdout => '', stderr => '' }, $class;
+	my ($class, $etcd, $name, $ttl) = @_;
+	my $self = bless {
+		stdout => '', stderr => '', etcd => $etcd,
+		ttl => $ttl // ++$longest_ttl
+	}, $class;
 
-	# etcdctl leaves its lease behind when it ends: let that live briefly.
 	local $ENV{ETCDCTL_API} = '3';
 	$self->{run} = IPC::Run::start(
 		[
 			$ENV{ETCDCTL} // 'etcdctl', '--endpoints', $etcd->endpoint,
-			'lock', '--ttl', '2', $name
+			'lock', '--ttl', $self->{ttl}, $name
 		],
 		'<', \undef, '>', \$self->{stdout}, '2>', \$self->{stderr});
 	return $self;
@@ -53,7 +60,7 @@ sub held
 
 =item $lock->release
 
-Unlock, or stop waiting, and end.
+Unlock, or stop waiting, and end.  etcdctl leaves its lease behind: revoke it.
 
 =cut
 
@@ -63,6 +70,9 @@ sub release
 	my $run = delete $self->{run} or return;
 	$run->signal('TERM');
 	$run->finish;
+	my $etcd = $self->{etcd};
+	$etcd->revoke($_)
+	  foreach grep { ($etcd->granted_ttl($_) // 0) == $self->{ttl} } $etcd->leases;
 	return;
 }
 
