@@ -31,6 +31,7 @@ use EtcdLockTest::Session;
 
 our @EXPORT = qw(
   session
+  fastest
   finish
   forget_peak
   is_left_clean
@@ -229,6 +230,28 @@ sub wait_until
 	}
 }
 
+=item fastest($limit, $measure)
+
+The seconds that $measure returns; if they are not below the limit, the least of
+three attempts.  A machine that stalls for a moment says nothing about what is
+measured.
+
+=cut
+
+sub fastest
+{
+	my ($limit, $measure) = @_;
+	my $least;
+
+	foreach my $attempt (1 .. 3)
+	{
+		my $seconds = $measure->();
+		$least = $seconds if !defined $least || $seconds < $least;
+		last if $least < $limit;
+	}
+	return $least;
+}
+
 =item wait_until_waiting($session...)
 
 Wait until the statement of each session waits for a lock, be it for another
@@ -278,16 +301,19 @@ key of each running server; no row in etcd_locks.
 
 =cut
 
+my $PATIENCE = 30;
+
 sub is_left_clean
 {
 	my ($etcd, @nodes) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	is_empty('no lock is left in etcd', sub { $etcd->left_keys });
+	is_empty('no lock is left in etcd', sub { $etcd->left_keys }, $PATIENCE);
 	foreach my $node (@nodes)
 	{
 		is_empty('no row is left in etcd_locks of ' . $node->name,
-			sub { $node->safe_psql('postgres', 'SELECT * FROM etcd_locks') || () });
+			sub { $node->safe_psql('postgres', 'SELECT * FROM etcd_locks') || () },
+			$PATIENCE);
 	}
 	return;
 }
@@ -305,10 +331,11 @@ sub finish
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	$_->stop('fast') foreach @nodes;
+	# Sooner than a lease that is not revoked ends by itself.
 	is_empty('servers stopped: no key is left in etcd',
-		sub { $etcd->keys('') });
+		sub { $etcd->keys('') }, 5);
 	is_empty('servers stopped: no lease is left in etcd',
-		sub { $etcd->leases });
+		sub { $etcd->leases }, 5);
 	$etcd->stop;
 	done_testing();
 	return;
@@ -318,15 +345,15 @@ sub finish
 
 =cut
 
-# Check that a list becomes empty within a few seconds.
+# Check that a list becomes empty within some seconds.
 sub is_empty
 {
-	my ($name, $list) = @_;
+	my ($name, $list, $seconds) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @left;
 
 	eval {
-		wait_until($name, sub { @left = $list->(); return !@left }, 5);
+		wait_until($name, sub { @left = $list->(); return !@left }, $seconds);
 		1;
 	};
 	ok(!@left, $name) or diag(join "\n", @left);
