@@ -268,7 +268,7 @@ END
 {
 	# While etcd is away requests fail.
 	my $errors = $look->query('SELECT request_errors FROM etcd_lock_stats');
-	$etcd->stop;
+	$etcd->kill9;
 	wait_until('a request has failed',
 		sub { $look->query('SELECT request_errors FROM etcd_lock_stats') > $errors });
 	$etcd->start;
@@ -348,32 +348,38 @@ sub load_adds_up
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @wrong;
 	my $looks = 0;
+	my $rounds = 0;
 
 	local $ENV{PGOPTIONS} =
 	  '-c etcd_lock.on_loss=warn -c etcd_lock.commit_guard=off -c client_min_messages=error';
-	my $out = '';
-	my @runs = map {
-		IPC::Run::start(
-			[
-				'pgbench', '-n', '-f', $script,
-				'-c', $_ == $here ? 10 : 2,
-				'-T', $seconds, $_->connstr('postgres')
-			],
-			'<', \undef, '>&', \$out)
-	} $here, $there;
-	my $end = time + $seconds;
-	while (time < $end)
+
+	# Where that is slow, several times.
+	while ($looks < 20 && $rounds++ < 10)
 	{
-		my ($right, $row) = split /\|/,
-		  $look->query("SELECT $adds_up, s FROM etcd_lock_stats s"), 2;
-		push @wrong, $row if $right ne 't';
-		$looks++;
-		$disturb->() if $disturb;
+		my $out = '';
+		my @runs = map {
+			IPC::Run::start(
+				[
+					'pgbench', '-n', '-f', $script,
+					'-c', $_ == $here ? 10 : 2,
+					'-T', $seconds, $_->connstr('postgres')
+				],
+				'<', \undef, '>&', \$out)
+		} $here, $there;
+		my $end = time + $seconds;
+		while (time < $end)
+		{
+			my ($right, $row) = split /\|/,
+			  $look->query("SELECT $adds_up, s FROM etcd_lock_stats s"), 2;
+			push @wrong, $row if $right ne 't';
+			$looks++;
+			$disturb->() if $disturb;
+		}
+		$_->finish foreach @runs;
+		settle();
 	}
-	$_->finish foreach @runs;
-	settle();
 	is_deeply(\@wrong, [], "$name: the counters add up at every moment");
-	cmp_ok($looks, '>', 20, "$name: ... of many");
+	cmp_ok($looks, '>=', 20, "$name: ... of many");
 	is($look->query("SELECT $adds_up FROM etcd_lock_stats"), 't', "$name: ... and in the end");
 	return;
 }
