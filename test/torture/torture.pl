@@ -8,6 +8,8 @@
 use strict;
 use warnings;
 
+use feature 'state';
+
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
 use Getopt::Long;
@@ -26,7 +28,7 @@ BEGIN
 		sessions => 24,
 		names => 6,
 		ttl => 3,
-		grace => 5,
+		grace => 10,
 		weaken => '',
 		only => '');
 	GetOptions(\%option, 'seconds=i', 'seed=i', 'servers=i', 'sessions=i',
@@ -163,10 +165,22 @@ my $bad_ends = 0;
 
 
 nap(2);
-while (now() < $began + $option{seconds})
+while (now() < $began + $option{seconds} || $weak && !is_caught())
 {
 	$nemesis->step;
 	nap(0.02);
+}
+
+# Whether what is weak has shown: by chance that takes longer, now and then.
+sub is_caught
+{
+	state $next = 0;
+	return 0 if now() < $next;
+	$next = now() + 5;
+	return 1 if now() > $began + 6 * $option{seconds};
+	my @so_far = Torture::Checker::committed([ read_events() ], { read_rows() });
+	return Torture::Checker::lost_updates(@so_far) > 0
+	  && Torture::Checker::overlaps(@so_far) > 0;
 }
 
 kill 'USR1', keys %session;
@@ -194,25 +208,38 @@ sub reap_sessions
 	return;
 }
 
+# What the sessions have noted, but for a line that is not complete yet.
+sub read_events
+{
+	my @events;
+	foreach my $number (0 .. $option{sessions} - 1)
+	{
+		open my $file, '<', log_of("session$number") or die "session $number: $!";
+		push @events, map { decode_json($_) } grep { /\n\z/ } <$file>;
+	}
+	return
+	  sort { ($a->{at} // $a->{done} // 0) <=> ($b->{at} // $b->{done} // 0) } @events;
+}
+
+# What is in the servers' tables: server => { id => 1 }.
+sub read_rows
+{
+	my %rows;
+	foreach my $i (0 .. $#nodes)
+	{
+		$rows{$i}{$_} = 1
+		  foreach split /\n/, $nodes[$i]->safe_psql('postgres', 'SELECT id FROM done');
+	}
+	return %rows;
+}
+
 #
 # What became of it
 #
 
 my @stuck = values %session;
-my @events;
-foreach my $number (0 .. $option{sessions} - 1)
-{
-	open my $file, '<', log_of("session$number") or die "session $number: $!";
-	push @events, map { decode_json($_) } <$file>;
-}
-@events = sort { ($a->{at} // $a->{done} // 0) <=> ($b->{at} // $b->{done} // 0) } @events;
-
-my %rows;
-foreach my $i (0 .. $#nodes)
-{
-	$rows{$i}{$_} = 1
-	  foreach split /\n/, $nodes[$i]->safe_psql('postgres', 'SELECT id FROM done');
-}
+my @events = read_events();
+my %rows = read_rows();
 my %fenced = map { split /\t/ }
   split /\n/, $store->safe_psql('postgres', "SELECT name || E'\\t' || fenced FROM counter");
 my @committed = Torture::Checker::committed(\@events, \%rows);
