@@ -12,7 +12,7 @@ use Time::HiRes qw(sleep time);
 
 # With the long TTL, what is free within seconds has not waited for it.
 my ($long, $short) = (30, 3);
-my $at_once = 8;
+my $at_once = 12;
 
 my $etcd = EtcdLockTest::Etcd->new;
 my $here = new_server(
@@ -249,7 +249,7 @@ foreach my $mode (qw(fast immediate))
 	my $holder = holder(transaction($name), $name);
 	frees(
 		$name,
-		$mode eq 'fast' ? $at_once : $short + 4,
+		$mode eq 'fast' ? $at_once : $short + 10,
 		sub { $here->stop($mode) });
 	$holder->quit;
 	$here->start;
@@ -269,7 +269,7 @@ foreach my $mode (qw(fast immediate))
 		"SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)");
 	sleep 0.05 while time - $begin < 2 * $short / 3 && !$other->done;
 	ok(!$other->done, "$name: it is not free while the lease may be believed");
-	my $result = eval { $other->result(15) };
+	my $result = eval { $other->result(30) };
 	diag sprintf '%-45s another after %.2f s', "$name:", time - $begin;
 	ok($result, "$name: but after a while");
 	higher_token($result->{out}, $name);
@@ -300,7 +300,7 @@ BEGIN WHILE clock_timestamp() < until LOOP END LOOP; END \$\$ \\; COMMIT
 SQL
 		wait_until('it holds its lock', sub { $etcd->keys("/busy/$on_loss") });
 	}
-	frees($name, $short + 4, sub { $here->kill9 });
+	frees($name, $short + 10, sub { $here->kill9 });
 	my $result = $busy{cancel}->result;
 	is($result->{sqlstate}, '57014', "$name: a running statement is cancelled")
 	  or diag($result->{err});
@@ -319,6 +319,10 @@ SQL
 
 {
 	my $name = 'promotion';
+
+	# A lease that outlives a machine that stalls for a moment.
+	my $ttl = 8;
+	$here->safe_psql('postgres', "ALTER SYSTEM SET etcd_lock.lease_ttl = '${ttl}s'");
 	$here->backup('backup');
 	my $standby = PostgreSQL::Test::Cluster->new('standby');
 	$standby->init_from_backup($here, 'backup', has_streaming => 1);
@@ -339,7 +343,7 @@ SQL
 	  or die 'the standby was not promoted';
 
 	# Longer than the lease of a server that does not keep it alive.
-	wait_until('time goes by', sub { time - $begin > $short + 1 });
+	wait_until('time goes by', sub { time - $begin > $ttl + 1 });
 	is($session{xact}->query("SELECT etcd_lock_check('/x')"),
 		't', "$name: a transaction keeps its lock");
 	is($session{xact}->try('COMMIT')->{sqlstate}, '', "$name: and commits");

@@ -10,8 +10,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $ttl = 10;
-my $connect_timeout = 2;
+# An etcd that is stopped and started needs some seconds, on a loaded machine more.
+my $ttl = 30;
+my $connect_timeout = 5;
 my $ca = EtcdLockTest::Certificates->new;
 
 # Odd characters, which must arrive as they are.
@@ -76,7 +77,7 @@ sub logged
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $found = eval {
 		wait_until($name,
-			sub { slurp_file($node->logfile, $offset) =~ $pattern }, 10);
+			sub { slurp_file($node->logfile, $offset) =~ $pattern }, 60);
 	};
 	ok($found, $name)
 	  or diag(slurp_file($node->logfile, $offset) =~ /(etcd_lock: .*)/g);
@@ -133,8 +134,9 @@ sub nothing_is_lost
 	nothing_is_lost('password changed, file first');
 
 	# The file a moment later: noticed without being told.
+	my $offset = -s $here->logfile;
 	$etcd->change_password(app => $password);
-	logged($here, 0, qr/could not log in to etcd as "app": etcdserver: authentication failed/,
+	logged($here, $offset, qr/could not log in to etcd as "app": etcdserver: authentication failed/,
 		'password changed, file later: the log says it');
 	write_password("$password\r\n");
 	nothing_is_lost('password changed, file later');
@@ -173,6 +175,7 @@ sub nothing_is_lost
 	append_to_file("$dir/wrong", 'wrong password');
 	chmod 0600, "$dir/wrong";
 	my $log_offset = -s $etcd->{log};
+	my $started = time;
 	$third->start;
 	$third->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 	my $session = session($third);
@@ -183,10 +186,14 @@ sub nothing_is_lost
 		'wrong password: the caller is told');
 	like(status($third), qr/^disconnected\|\|could not log in as "app": etcdserver: auth/,
 		'wrong password: so does the status');
-	sleep 4;
-	my $attempts = () = slurp_file($etcd->{log}, $log_offset) =~ /invalid authentication/g;
-	cmp_ok($attempts, '>', 1, 'wrong password: tried again');
-	cmp_ok($attempts, '<=', 4, 'wrong password: etcd is not hammered');
+	# With pauses that become longer, from a second on.
+	my $attempts;
+	wait_until('tried four times', sub {
+		$attempts = () = slurp_file($etcd->{log}, $log_offset) =~ /invalid authentication/g;
+		return $attempts >= 4;
+	});
+	pass('wrong password: tried again');
+	cmp_ok(time - $started, '>=', 1 + 2 + 4, 'wrong password: etcd is not hammered');
 	my @logins = slurp_file($third->logfile) =~ /could not log in to etcd as/g;
 	is(scalar(@logins), 1, 'wrong password: said once in the log');
 
@@ -194,7 +201,7 @@ sub nothing_is_lost
 	append_to_file("$dir/wrong", $password);
 	my $begin = time;
 	is($session->query("SELECT etcd_lock('/app/new') > 0"), 't', 'password mended: locks');
-	cmp_ok(time - $begin, '<', 2, 'password mended: noticed at once');
+	cmp_ok(time - $begin, '<', $connect_timeout, 'password mended: noticed at once');
 	$session->query("SELECT etcd_unlock('/app/new')");
 
 	foreach my $case (
@@ -259,7 +266,7 @@ sub nothing_is_lost
 		$_->query('SELECT etcd_unlock_all()') foreach @sessions;
 	}
 	is($wrong, 0, 'forbidden names fail, their neighbours are locked');
-	cmp_ok($slowest, '<', 5, 'nobody waits long for the others');
+	cmp_ok($slowest, '<', 20, 'nobody waits long for the others');
 	diag sprintf 'slowest of %d requests, a quarter of them forbidden: %.2f s',
 	  5 * @sessions, $slowest;
 

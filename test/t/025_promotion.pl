@@ -17,7 +17,7 @@ my $primary = new_server(
 	endpoints => $proxy->url,
 	init => { allows_streaming => 1 },
 	conf => <<'END');
-etcd_lock.lease_ttl = '2s'
+etcd_lock.lease_ttl = '8s'
 autovacuum = off
 hot_standby_feedback = off
 max_standby_streaming_delay = '500ms'
@@ -34,8 +34,10 @@ sub add_standby
 	my ($name) = @_;
 	my $standby = PostgreSQL::Test::Cluster->new($name);
 	$standby->init_from_backup($primary, 'backup', has_streaming => 1);
+
+	# With a lease that outlives a machine that stalls for a moment.
 	$standby->append_conf('postgresql.conf',
-		"etcd_lock.endpoints = '" . $etcd->endpoint . "'");
+		"etcd_lock.endpoints = '" . $etcd->endpoint . "'\netcd_lock.lease_ttl = '30s'");
 	$standby->start;
 	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 	return $standby;
@@ -227,7 +229,7 @@ is($calling->try("SELECT etcd_lock('/broken')")->{sqlstate},
 $calling->query("SELECT etcd_unlock('/broken')");
 
 # The new primary's session gets the lock when the old one's lease is over.
-$result = $candidate->result(15);
+$result = $candidate->result;
 is($result->{sqlstate}, '', 'the waiter on the standby gets the lock as a primary');
 my $token = $result->{out};
 cmp_ok($token, '>', $old_token, 'with a higher token');

@@ -15,15 +15,19 @@ use Test::More;
 # The first server reaches etcd through a proxy that can lose things.
 my $etcd = EtcdLockTest::Etcd->new;
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
+my %conf = (
+	one => <<'END',
+etcd_lock.lease_ttl = '6s'
+etcd_lock.request_timeout = '500ms'
+etcd_lock.connect_timeout = '30s'
+END
+	two => "etcd_lock.lease_ttl = '10s'\netcd_lock.connect_timeout = '8s'",
+	three => "etcd_lock.lease_ttl = '10s'\netcd_lock.connect_timeout = '8s'");
 my @nodes = map {
 	my $node = new_server(
 		$_,
 		endpoints => $_ eq 'one' ? $proxy->url : $etcd->endpoint,
-		conf => <<'END');
-etcd_lock.lease_ttl = '3s'
-etcd_lock.request_timeout = '500ms'
-etcd_lock.connect_timeout = '8s'
-END
+		conf => $conf{$_});
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 	$node;
@@ -285,7 +289,7 @@ $one->query("SELECT etcd_unlock('/once')");
 # Who gives up has no claim.
 $n++;
 $proxy->rules(
-	{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' });
+	{ path => '^/v3/kv/txn$', body => 'request_?put', do => 'hold_answer' });
 is( $one->try("SET statement_timeout = '200 ms'; SELECT etcd_try_once('/once', ${\ tick($n)})")
 	  ->{sqlstate},
 	'57014', 'the caller gives up before the answer comes');
@@ -310,7 +314,7 @@ $nodes[0]->kill9;
 $_->quit foreach @sessions[ 0 .. 5 ], $gates[0];
 is(once($two, 160), 'f', 'stays claimed at once');
 wait_until('the lease of the dead server ends',
-	sub { !$etcd->keys('/once/') }, 30);
+	sub { !$etcd->keys('/once/') });
 is(once($two, 160), 'f', 'and when its lease is over');
 is(once($two, 161), 't', 'the next one is free then');
 wait_until('its last process has ended', sub { !kill 0, @pids });
@@ -350,4 +354,7 @@ foreach my $bad ("'infinity'", "'-infinity'", "'0001-01-01 BC'", "'10000-01-01'"
 $etcd->delete('.etcd_lock/tick/');
 is_left_clean($etcd, @nodes);
 $_->quit foreach $one, $two, $three;
+
+# They were stopped without etcd before.
+wait_until('the leases of before have ended', sub { $etcd->leases == @nodes });
 finish($etcd, @nodes);
