@@ -381,9 +381,9 @@ my ($note) = $etcd->entries('.etcd_lock/holder/');
 is($note->{lease}, $key->{lease}, 'the note hangs on the lease');
 
 # A worker that follows another one knows the note.
-kill 'TERM', worker_pid($primary);
-wait_until('another worker',
-	sub { my $pid = worker_pid($primary); $pid ne '' && kill 0, $pid });
+my $worker = worker_pid($primary);
+kill 'TERM', $worker;
+wait_until('another worker', sub { worker_pid($primary) !~ /^(?:$worker)?$/ });
 wait_until(
 	'it is there',
 	sub { queue($primary, '/passed', 'count(*)') eq '1' });
