@@ -22,7 +22,9 @@ my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);
 $standby->start;
 $primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
-is(scalar($etcd->leases), 3, 'primary, standby and outsider have a lease each');
+wait_until('primary, standby and outsider have a lease each',
+	sub { $etcd->leases == 3 });
+pass('primary, standby and outsider have a lease each');
 
 my %session = (
 	primary => session($primary),
