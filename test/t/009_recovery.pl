@@ -11,7 +11,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 # With the long TTL, what is free within seconds has not waited for it.
-my ($long, $short) = (30, 3);
+my ($long, $short) = (30, 5);
 my $at_once = 12;
 
 my $etcd = EtcdLockTest::Etcd->new;
@@ -295,7 +295,7 @@ foreach my $mode (qw(fast immediate))
 		$busy{$on_loss}->query("SET etcd_lock.on_loss = '$on_loss'");
 		$busy{$on_loss}->send(<<"SQL" =~ s/\n/ /gr);
 BEGIN \\; INSERT INTO t VALUES ('$name') \\; SELECT etcd_xact_lock('/busy/$on_loss') \\;
-DO \$\$ DECLARE until timestamptz := clock_timestamp() + interval '6 s';
+DO \$\$ DECLARE until timestamptz := clock_timestamp() + interval '${\($short + 4)} s';
 BEGIN WHILE clock_timestamp() < until LOOP END LOOP; END \$\$ \\; COMMIT
 SQL
 		wait_until('it holds its lock', sub { $etcd->keys("/busy/$on_loss") });

@@ -432,7 +432,7 @@ $holder->send('SELECT pg_sleep(60)');
 $etcd->delete('/deleted/1/');
 my $result = $holder->result;
 is($result->{sqlstate}, '57014', 'deleted by hand: the holder is told');
-cmp_ok($result->{elapsed}, '<', 3, 'at once');
+cmp_ok($result->{elapsed}, '<', 8, 'at once');
 $holder->query('SELECT etcd_unlock_all()');
 wait_until('watches are closed again', sub { $etcd->watchers == $watchers });
 my $log = PostgreSQL::Test::Utils::slurp_file($primary->logfile);
@@ -453,7 +453,7 @@ is( $other->safe_psql('postgres', "SELECT etcd_lock_break('/held/200', $unwatche
 	't', 'one that is not watched is broken');
 $result = $holder->result;
 is($result->{sqlstate}, '57014', 'the holder is told');
-cmp_ok($result->{elapsed}, '<', 3, 'at once');
+cmp_ok($result->{elapsed}, '<', 8, 'at once');
 $holder->query('SELECT etcd_unlock_all()');
 
 #
@@ -482,7 +482,7 @@ is($breaker->query("SELECT etcd_lock_break('/broken/remote', $token)"),
 	't', 'break: a lock of another server');
 $result = $holder->result;
 is($result->{sqlstate}, '57014', 'the holder is told');
-cmp_ok($result->{elapsed}, '<', 3, 'at once');
+cmp_ok($result->{elapsed}, '<', 8, 'at once');
 is($waiter->result->{out}, 't', 'the next one has it');
 $waiter->query('SELECT etcd_unlock_all()');
 $holder->query('SELECT etcd_unlock_all()');
@@ -541,7 +541,7 @@ $token = token_in_queue('/broken/foreign');
 is($breaker->query("SELECT etcd_lock_break('/broken/foreign', $token)"),
 	't', 'break: etcdctl');
 is(queue($primary, '/broken/foreign'), '', 'its key is gone');
-undef $etcdctl;
+$etcdctl->release;
 wait_until('messages are gone',
 	sub { !grep { m{/broken/} } $etcd->keys('') }, 30);
 
@@ -553,12 +553,13 @@ set($other, connect_timeout => '1s', request_timeout => '500ms');
 $etcd->pause;
 $result = $waiter->try('SELECT * FROM etcd_lock_queue()');
 is($result->{sqlstate}, '08006', 'etcd hangs: an error');
-cmp_ok($result->{elapsed}, '<', 5, 'in time');
+cmp_ok($result->{elapsed}, '<', 20, 'in time');
 like($result->{err}, qr/HINT/, 'with a hint');
+set($other, connect_timeout => '1min');
 $result = $waiter->try(
 	"SET statement_timeout = '300ms'; SELECT * FROM etcd_lock_queue('/a')");
 is($result->{sqlstate}, '57014', 'it can be cancelled');
-cmp_ok($result->{elapsed}, '<', 0.9, 'before that');
+cmp_ok($result->{elapsed}, '<', 20, 'before that');
 $waiter->query('RESET statement_timeout');
 
 # Sessions that are terminated while they ask leave their places to others.
@@ -601,7 +602,7 @@ SQL
 		join(' ', ('done') x 12), 'many ask at the same time');
 
 	# The worker ends while they ask.
-	my $worker = worker_pid($primary);
+	$worker = worker_pid($primary);
 	kill 'STOP', $worker;
 	$_->send("SELECT granted FROM etcd_lock_queue('/a')") foreach @sessions[ 0 .. 2 ];
 	sleep 0.2;

@@ -23,7 +23,7 @@ etcd_lock.request_timeout = '1s'
 etcd_lock.connect_timeout = '${connect_timeout}s'
 END
 my $here = new_server('here', endpoints => $proxy->url, conf => $conf);
-my $there = new_server('there', endpoints => $etcd->endpoint, conf => $conf);
+my $there = new_server('there', endpoints => $etcd->endpoint);
 foreach my $node ($here, $there)
 {
 	$node->start;
@@ -41,8 +41,7 @@ sub lock_works_again
 		"$name: locks work again",
 		sub {
 			$session->try("SELECT etcd_try_lock('/again')")->{out} eq 't';
-		},
-		15);
+		});
 	$session->query("SELECT etcd_unlock('/again')");
 	return;
 }
@@ -111,9 +110,8 @@ foreach my $case (
 	my ($what, $rule) = @$case;
 	lies("a lie: $what", { do => 'edit_answer', %$rule });
 }
-foreach my $path ('/kv/txn$', '/kv/range$', '/kv/deleterange$', '/lease/keepalive$', '^/v3/')
+foreach my $path ('/kv/txn$', '/kv/range$', '/lease/keepalive$', '^/v3/')
 {
-	next if $path eq '/kv/deleterange$';
 	lies("the answer to an earlier request: $path", { do => 'stale_answer', path => $path });
 }
 
@@ -206,7 +204,7 @@ sub key_of
 	put('/unrelated', lease => $id);
 	is($session->query("SELECT etcd_try_lock('/x')"), 'f', "$name: are no lock of ours");
 	wait_until("$name: those like ours are deleted",
-		sub { !grep { m{^/x/(read|write)/$lease-\d+$} } $etcd->keys('/x/') }, 10);
+		sub { !grep { m{^/x/(read|write)/$lease-\d+$} } $etcd->keys('/x/') });
 	is(join(' ', $etcd->keys('/unrelated')), '/unrelated', "$name: others are left alone");
 	$etcd->delete($_) foreach '/x/write/' . $lease, "/x/$lease", '/unrelated';
 	is($holder->query("SELECT etcd_lock_check('/held')"), 't', "$name: the lock is held");
@@ -285,7 +283,7 @@ sub crowd
 	my $begin = time;
 	$other->query("SELECT etcd_lock('/x'); SELECT etcd_unlock('/x')");
 	$holder->query("SELECT etcd_lock('/x'); SELECT etcd_unlock('/x')");
-	cmp_ok(time - $begin, '<', 2, "$name: others are served meanwhile");
+	cmp_ok(time - $begin, '<', 10, "$name: others are served meanwhile");
 	$etcd->delete('/crowd/');
 	is($session->result->{out}, 't', "$name: granted when they are gone");
 	$session->query("SELECT etcd_unlock('/crowd')");

@@ -25,7 +25,7 @@ etcd_lock.request_timeout = '1s'
 etcd_lock.connect_timeout = '${connect_timeout}s'
 END
 my $here = new_server('here', endpoints => $proxy->url, conf => $conf);
-my $there = new_server('there', endpoints => $etcd->endpoint, conf => $conf);
+my $there = new_server('there', endpoints => $etcd->endpoint);
 foreach my $node ($here, $there)
 {
 	$node->start;
@@ -43,8 +43,7 @@ sub lock_works_again
 		"$name: locks work again",
 		sub {
 			$session->try("SELECT etcd_try_lock('/again')")->{out} eq 't';
-		},
-		15);
+		});
 	$session->query("SELECT etcd_unlock('/again')");
 	return;
 }
@@ -64,13 +63,13 @@ sub hostile
 	my $log = -s $here->logfile;
 	$proxy->rules({ path => '^/v3/', name => $name, %$rule });
 	$proxy->reset;
-	$session->query("SET statement_timeout = '8 s'");
+	$session->query("SET statement_timeout = '30 s'");
 	my $result = $session->try("SELECT etcd_lock('/x')");
 	$session->query('RESET statement_timeout');
 	like($result->{sqlstate}, $options{sqlstate} // qr/^(08006|08000|38000|54000)$/,
 		"$name: an error")
 	  or diag("$result->{out}$result->{err}");
-	cmp_ok($result->{elapsed}, '<', $connect_timeout + 3, "$name: in bounded time");
+	cmp_ok($result->{elapsed}, '<', $connect_timeout + 10, "$name: in bounded time");
 	cmp_ok($proxy->hits($name), '>', 0, "$name: the proxy has done it");
 	my $peak = memory_of($worker, 'VmHWM') - $before;
 	cmp_ok($peak, '<', $limit, "$name: in bounded memory");
@@ -280,7 +279,7 @@ foreach my $case (
 	$other->query('SELECT etcd_unlock_all()');
 	is(join('', map { $_->result->{out} } @waiters), 't' x 20, "$name: all are granted then");
 	my $took = time - $begin;
-	cmp_ok($took, '<', 6, "$name: by looking from time to time");
+	cmp_ok($took, '<', 15, "$name: by looking from time to time");
 	diag sprintf '%-40s %d kB more, granted after %.2f s', "$name:", $peak, $took;
 	is(worker_pid($here), $worker, "$name: the same worker");
 	$_->quit foreach @waiters;
