@@ -37,7 +37,7 @@ sub add_standby
 
 	# With a lease that outlives a machine that stalls for a moment.
 	$standby->append_conf('postgresql.conf',
-		"etcd_lock.endpoints = '" . $etcd->endpoint . "'\netcd_lock.lease_ttl = '30s'");
+		"etcd_lock.endpoints = '" . $etcd->endpoint . "'\netcd_lock.lease_ttl = '15s'");
 	$standby->start;
 	$primary->wait_for_catchup($standby, 'replay', $primary->lsn('insert'));
 	return $standby;
@@ -67,6 +67,13 @@ sub outcome
 	my @values = map { /^[tf]?$/ ? $_ : 'value' } split /\|/, $result->{out}, -1;
 	$session->quit;
 	return $result->{sqlstate} || join ' ', 'ok', @values;
+}
+
+# Until a lease is renewed nobody knows how little was left of it.
+foreach my $node ($primary, $standby)
+{
+	wait_until('a renewal',
+		sub { $node->safe_psql('postgres', 'SELECT lowest_ttl_left FROM etcd_lock_stats') ne '' });
 }
 
 my @routines = map { [ split /\|/, $_, -1 ] } split /\n/, $primary->safe_psql('postgres', <<'SQL');
