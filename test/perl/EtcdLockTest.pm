@@ -34,13 +34,17 @@ our @EXPORT = qw(
   fastest
   finish
   forget_peak
+  higher_token
   is_left_clean
+  is_logged
   median
   memory_of
   new_server
   set_endpoints
+  start_server
   start_servers
   wait_until
+  wait_until_locks_work
   wait_until_waiting
   worker_pid
 );
@@ -84,12 +88,21 @@ Start servers with the extension created in database postgres: a list of nodes.
 sub start_servers
 {
 	my ($etcd, @names) = @_;
-	return map {
-		my $node = new_server($_, endpoints => $etcd->endpoint);
-		$node->start;
-		$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-		$node;
-	} @names;
+	return map { start_server($_, endpoints => $etcd->endpoint) } @names;
+}
+
+=item start_server($name, %options)
+
+One of them, with the options of new_server.
+
+=cut
+
+sub start_server
+{
+	my $node = new_server(@_);
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+	return $node;
 }
 
 =item new_server($name, %options)
@@ -278,6 +291,21 @@ sub wait_until_waiting
 	return;
 }
 
+=item wait_until_locks_work($session)
+
+Wait until its server grants locks again.
+
+=cut
+
+sub wait_until_locks_work
+{
+	my ($session) = @_;
+	wait_until('locks work again',
+		sub { $session->try("SELECT etcd_try_lock('/again')")->{out} eq 't' });
+	$session->query("SELECT etcd_unlock('/again')");
+	return;
+}
+
 =back
 
 =head1 Results
@@ -292,6 +320,42 @@ sub median
 {
 	my @sorted = sort { $a <=> $b } @_;
 	return $sorted[ @sorted / 2 ];
+}
+
+=item is_logged($node, $offset, $pattern, $name)
+
+Check that the server's log has soon something that matches, behind this offset.
+
+=cut
+
+sub is_logged
+{
+	my ($node, $offset, $pattern, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $found = eval {
+		wait_until($name,
+			sub { slurp_file($node->logfile, $offset) =~ $pattern }, 60);
+	};
+	ok($found, $name)
+	  or diag(slurp_file($node->logfile, $offset) =~ /(etcd_lock: .*)/g);
+	return;
+}
+
+=item higher_token($token, $name)
+
+Check that a token is higher than all before, in a test with one lock.
+
+=cut
+
+my $highest_token = 0;
+
+sub higher_token
+{
+	my ($token, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	cmp_ok($token, '>', $highest_token, "$name: the token is higher than all before");
+	$highest_token = $token if $token > $highest_token;
+	return;
 }
 
 =item is_left_clean($etcd, @nodes)

@@ -12,19 +12,14 @@ use Time::HiRes qw(time);
 my $at_once = 10;
 
 my $etcd = EtcdLockTest::Etcd->new;
-my $here = new_server(
+my $here = start_server(
 	'here',
 	endpoints => $etcd->endpoint,
 	conf => "etcd_lock.lease_ttl = '60s'\nmax_prepared_transactions = 2");
-my $there = new_server(
+my $there = start_server(
 	'there',
 	endpoints => $etcd->endpoint,
 	conf => "etcd_lock.lease_ttl = '60s'");
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
 my $other = session($there);
 my $control = session($here);
 

@@ -9,12 +9,10 @@ use PostgreSQL::Test::Cluster;
 use Test::More;
 
 my $etcd = EtcdLockTest::Etcd->new;
-my $primary = new_server(
+my $primary = start_server(
 	'primary',
 	endpoints => $etcd->endpoint,
 	init => { allows_streaming => 1 });
-$primary->start;
-$primary->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 my ($outsider) = start_servers($etcd, 'outsider');
 
 $primary->backup('backup');

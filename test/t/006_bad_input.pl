@@ -15,7 +15,7 @@ my $etcd = EtcdLockTest::Etcd->new;
 my $closed = 'http://127.0.0.1:' . PostgreSQL::Test::Cluster::get_free_port();
 
 # The first server starts without an etcd.
-my $here = new_server(
+my $here = start_server(
 	'here',
 	endpoints => $closed,
 	conf => <<'END');
@@ -23,8 +23,6 @@ etcd_lock.connect_timeout = '1s'
 etcd_lock.request_timeout = '1s'
 etcd_lock.max_names = 40
 END
-$here->start;
-$here->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 
 # The session that fails() uses.
 our $session = session($here);
@@ -101,12 +99,7 @@ foreach my $kind (sort(keys %wrong), sort keys %fake)
 
 	# The right endpoint again: everything works, with the same worker.
 	set_endpoints($here, $etcd->endpoint);
-	wait_until(
-		'locks work again',
-		sub {
-			$session->try("SELECT etcd_try_lock('/x')")->{out} eq 't';
-		});
-	$session->query("SELECT etcd_unlock('/x')");
+	wait_until_locks_work($session);
 	$worker //= worker_pid($here);
 	is(worker_pid($here), $worker, "$kind: the worker lives");
 	is_left_clean($etcd, $here);
@@ -123,8 +116,7 @@ $etcd->pause;
 fails('etcd hangs', "SELECT etcd_lock('/x')",
 	qr/^(?!XX|00)\w{5}$/, qr/etcd/, $answers_within);
 $etcd->resume;
-wait_until('locks work again',
-	sub { $session->try("SELECT etcd_try_lock('/x')")->{out} eq 't' });
+wait_until_locks_work($session);
 $session->query("SELECT etcd_unlock_all()");
 is_left_clean($etcd, $here);
 
@@ -304,9 +296,7 @@ $here->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 }
 
 # Without shared_preload_libraries every function says what is missing.
-my $plain = new_server('plain', preload => 0);
-$plain->start;
-$plain->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
+my $plain = start_server('plain', preload => 0);
 {
 	local $session = session($plain);
 	my %argument = (

@@ -11,35 +11,19 @@ use Time::HiRes qw(sleep time);
 
 my $ttl = 6;
 my $etcd = EtcdLockTest::Etcd->new;
-my $here = new_server(
+my $here = start_server(
 	'here',
 	endpoints => $etcd->endpoint,
 	conf => "etcd_lock.lease_ttl = '${ttl}s'\nmax_prepared_transactions = 2");
 
 # Its keepalives are rare, so that they are not what notices something.
-my $there = new_server(
+my $there = start_server(
 	'there',
 	endpoints => $etcd->endpoint,
 	conf => "etcd_lock.lease_ttl = '60s'\netcd_lock.request_timeout = '2s'");
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres',
-		'CREATE EXTENSION etcd_lock; CREATE TABLE t (v text)');
-}
+$_->safe_psql('postgres', 'CREATE TABLE t (v text)') foreach $here, $there;
 my $control = session($here);
 my $other = session($there);
-my $token = 0;
-
-# Tokens of this name must rise over all that happens here.
-sub higher_token
-{
-	my ($new, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	cmp_ok($new, '>', $token, "$name: the token is higher than all before");
-	$token = $new;
-	return;
-}
 
 sub committed
 {

@@ -18,13 +18,9 @@ my $etcd =
 my $conf =
   "etcd_lock.lease_ttl = '30s'\netcd_lock.connect_timeout = '60s'";
 my ($here, $there) =
-  map { new_server($_, endpoints => $etcd->endpoint, conf => $conf) }
+  map { start_server($_, endpoints => $etcd->endpoint, conf => $conf) }
   qw(here there);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock; CREATE TABLE t (v text)');
-}
+$_->safe_psql('postgres', 'CREATE TABLE t (v text)') foreach $here, $there;
 my ($holder, $other, $third) = (session($here), session($there), session($there));
 my $lock = "SELECT etcd_lock('/held')";
 

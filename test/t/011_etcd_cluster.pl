@@ -19,16 +19,12 @@ my $leader = $cluster->leader;
 my @others = grep { $_ != $leader } $cluster->members;
 my $conf =
   "etcd_lock.lease_ttl = '${ttl}s'\netcd_lock.connect_timeout = '${connect_timeout}s'";
-my $here = new_server('here',
+my $here = start_server('here',
 	endpoints => $cluster->endpoints($leader, @others), conf => $conf);
-my $there = new_server('there',
+my $there = start_server('there',
 	endpoints => $cluster->endpoints(@others, $leader), conf => $conf);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres',
-		'CREATE EXTENSION etcd_lock; CREATE TABLE t (n bigserial, token bigint)');
-}
+$_->safe_psql('postgres', 'CREATE TABLE t (n bigserial, token bigint)')
+  foreach $here, $there;
 
 # Sessions that are ended if they lose their locks, and one that waits.
 my @holders = (session($here), session($there));

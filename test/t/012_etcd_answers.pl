@@ -19,13 +19,8 @@ etcd_lock.lease_ttl = '${ttl}s'
 etcd_lock.request_timeout = '1s'
 etcd_lock.connect_timeout = '20s'
 END
-my $here = new_server('here', endpoints => $proxy->url, conf => $conf);
-my $there = new_server('there', endpoints => $etcd->endpoint, conf => $conf);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
+my $here = start_server('here', endpoints => $proxy->url, conf => $conf);
+my $there = start_server('there', endpoints => $etcd->endpoint, conf => $conf);
 my ($session, $second, $other) =
   (session($here), session($here), session($there));
 my $lock = "SELECT etcd_lock('/name')";
@@ -35,17 +30,6 @@ my $unlock = "SELECT etcd_unlock('/name')";
 my $txn = '^/v3/kv/txn$';
 my %put = (path => $txn, body => 'request_?put');
 my %delete = (path => $txn, body => 'request_?delete_?range');
-
-my $token = 0;
-
-sub higher_token
-{
-	my ($new, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	cmp_ok($new, '>', $token, "$name: the token is higher than all before");
-	$token = $new if $new > $token;
-	return;
-}
 
 # The other server gets the lock, and gives it back.
 sub other_gets_it

@@ -12,12 +12,10 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $etcd = EtcdLockTest::Etcd->new;
-my $primary = new_server(
+my $primary = start_server(
 	'primary',
 	endpoints => $etcd->endpoint,
 	init => { allows_streaming => 1 });
-$primary->start;
-$primary->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 $primary->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);

@@ -52,13 +52,8 @@ etcd_lock.connect_timeout = '${connect_timeout}s'
 log_min_messages = debug5
 END
 my ($here, $there) =
-  map { new_server($_, endpoints => $etcd->endpoint, conf => $conf) }
+  map { start_server($_, endpoints => $etcd->endpoint, conf => $conf) }
   qw(here there);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
 my ($holder, $waiter, $prober) = (session($here), session($there), session($here));
 
 sub status
@@ -66,19 +61,6 @@ sub status
 	my ($node) = @_;
 	return $node->safe_psql('postgres',
 		'SELECT state, lease, last_error FROM etcd_lock_status()');
-}
-
-# Wait for a line in the server's log that is written after $offset.
-sub logged
-{
-	my ($node, $offset, $pattern, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $found = eval {
-		wait_until($name,
-			sub { slurp_file($node->logfile, $offset) =~ $pattern }, 60);
-	};
-	ok($found, $name) or diag(slurp_file($node->logfile, $offset) =~ /(etcd_lock: .*)/g);
-	return;
 }
 
 # The lock works between servers, by https alone.
@@ -171,7 +153,7 @@ sub nothing_is_lost
 		my $offset = -s $here->logfile;
 		$break->();
 		$here->reload;
-		logged($here, $offset, qr/LOG:.*certificates were not reloaded: $message/,
+		is_logged($here, $offset, qr/LOG:.*certificates were not reloaded: $message/,
 			"$name: the log says it");
 		like(status($here), qr/^ready\|$lease\|$message/, "$name: so does the status");
 		nothing_is_lost($name);
@@ -197,7 +179,7 @@ sub nothing_is_lost
 	is($result->{sqlstate}, '08006', 'bad key at the start: no link');
 	like($result->{err}, qr/DETAIL:.*"\S+late" has group or world access/,
 		'bad key at the start: the caller is told why');
-	logged($third, 0, qr/LOG:.*no certificates: .*"\S+late" has group or world access/,
+	is_logged($third, 0, qr/LOG:.*no certificates: .*"\S+late" has group or world access/,
 		'bad key at the start: so does the log');
 	chmod 0600, "$dir/late";
 	is($session->query("SELECT etcd_lock('/new') > 0"),
@@ -223,10 +205,8 @@ sub nothing_is_lost
 
 	# The old one is no longer believed by etcd, so the new files are in use.
 	my $name = 'old certificate';
-	my $third = new_server('fourth', endpoints => $etcd->endpoint,
+	my $third = start_server('fourth', endpoints => $etcd->endpoint,
 		conf => $conf . join '', map { "etcd_lock.$_ = '$dir/good." . ($_ eq 'key' ? 'key' : 'crt') . "'\n" } qw(cert key));
-	$third->start;
-	$third->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 	my $session = session($third);
 	my $result = $session->try("SELECT etcd_lock('/new')");
 	is($result->{sqlstate}, '08006', "$name: refused by etcd");
@@ -246,7 +226,7 @@ sub nothing_is_lost
 	my $offset = -s $third->logfile;
 	$third->append_conf('postgresql.conf', "etcd_lock.key = '$file{key}'");
 	$third->reload;
-	logged($third, $offset, qr/"etcd_lock.cert" and "etcd_lock.key" must be set together/, "$name: said");
+	is_logged($third, $offset, qr/"etcd_lock.cert" and "etcd_lock.key" must be set together/, "$name: said");
 	$session->quit;
 	$third->stop;
 
@@ -292,7 +272,7 @@ sub nothing_is_lost
 		is($result->{sqlstate}, '08006', "$name: no lock");
 		like($result->{err}, qr/DETAIL:\s+\Q$url\E: .*$message/, "$name: the caller is told why");
 		like(status($here), $message, "$name: so does the status");
-		logged($here, $offset, qr/no link to etcd at "\Q$url\E": .*$message/, "$name: the log says it");
+		is_logged($here, $offset, qr/no link to etcd at "\Q$url\E": .*$message/, "$name: the log says it");
 	}
 
 	# Among others it does no harm.

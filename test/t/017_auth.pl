@@ -55,13 +55,8 @@ log_min_messages = debug5
 log_statement = all
 END
 my ($here, $there) =
-  map { new_server($_, endpoints => $etcd->endpoint, conf => $conf) }
+  map { start_server($_, endpoints => $etcd->endpoint, conf => $conf) }
   qw(here there);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
 my ($holder, $waiter, $prober) = (session($here), session($there), session($here));
 
 sub status
@@ -69,19 +64,6 @@ sub status
 	my ($node) = @_;
 	return $node->safe_psql('postgres',
 		'SELECT state, lease, last_error FROM etcd_lock_status()');
-}
-
-sub logged
-{
-	my ($node, $offset, $pattern, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my $found = eval {
-		wait_until($name,
-			sub { slurp_file($node->logfile, $offset) =~ $pattern }, 60);
-	};
-	ok($found, $name)
-	  or diag(slurp_file($node->logfile, $offset) =~ /(etcd_lock: .*)/g);
-	return;
 }
 
 $holder->query("SELECT etcd_lock('/app/held')");
@@ -136,7 +118,7 @@ sub nothing_is_lost
 	# The file a moment later: noticed without being told.
 	my $offset = -s $here->logfile;
 	$etcd->change_password(app => $password);
-	logged($here, $offset, qr/could not log in to etcd as "app": etcdserver: authentication failed/,
+	is_logged($here, $offset, qr/could not log in to etcd as "app": etcdserver: authentication failed/,
 		'password changed, file later: the log says it');
 	write_password("$password\r\n");
 	nothing_is_lost('password changed, file later');
@@ -160,7 +142,7 @@ sub nothing_is_lost
 		my $offset = -s $here->logfile;
 		$break->();
 		$here->reload;
-		logged($here, $offset, qr/LOG:.*$message/, "$name: the log says it");
+		is_logged($here, $offset, qr/LOG:.*$message/, "$name: the log says it");
 		like(status($here), qr/^ready\|$lease\|.*$message/, "$name: so does the status");
 		write_password($password);
 	}
@@ -231,7 +213,7 @@ sub nothing_is_lost
 	is($result->{sqlstate}, '08006', "$name: no lock");
 	like($result->{err}, qr/DETAIL:.*accepts no client certificate with a Common Name/, "$name: the caller is told");
 	like(status($third), qr/no client certificate with a Common Name/, "$name: so does the status");
-	logged($third, $offset, qr/LOG:.*no client certificate with a Common Name/, "$name: the log says it");
+	is_logged($third, $offset, qr/LOG:.*no client certificate with a Common Name/, "$name: the log says it");
 	$again->quit;
 	$session->quit;
 	$third->stop;

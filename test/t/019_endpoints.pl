@@ -313,10 +313,8 @@ sub in_use
 # The shortest connect_timeout is kept, and takes no worker that sleeps for a
 # dead one.
 {
-	my $server = new_server('third', endpoints => $cluster->endpoints,
+	my $server = start_server('third', endpoints => $cluster->endpoints,
 		conf => "etcd_lock.connect_timeout = '100ms'");
-	$server->start;
-	$server->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
 	my ($session, $second) = (session($server), session($there));
 	wait_until('ready', sub { status($server) =~ /^ready/ });
 	$second->query("SELECT etcd_lock('/short')");

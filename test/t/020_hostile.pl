@@ -22,29 +22,11 @@ etcd_lock.lease_ttl = '6s'
 etcd_lock.request_timeout = '1s'
 etcd_lock.connect_timeout = '${connect_timeout}s'
 END
-my $here = new_server('here', endpoints => $proxy->url, conf => $conf);
-my $there = new_server('there', endpoints => $etcd->endpoint);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
+my $here = start_server('here', endpoints => $proxy->url, conf => $conf);
+my $there = start_server('there', endpoints => $etcd->endpoint);
 my ($session, $holder, $other) =
   (session($here), session($here), session($there));
 my $worker;
-
-sub lock_works_again
-{
-	my ($name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	wait_until(
-		"$name: locks work again",
-		sub {
-			$session->try("SELECT etcd_try_lock('/again')")->{out} eq 't';
-		});
-	$session->query("SELECT etcd_unlock('/again')");
-	return;
-}
 
 #
 # Answers of etcd's with a lie in them, or to another request
@@ -58,7 +40,7 @@ sub lies
 	my ($name, $rule, $check) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	$worker = worker_pid($here);
 	# one that nothing is known of yet
 	my $x = '/x' . ++$lies;
@@ -86,7 +68,7 @@ sub lies
 	}
 	$proxy->rules;
 	$other->query('SELECT etcd_unlock_all()');
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	is(worker_pid($here), $worker, "$name: with the same worker");
 	return;
 }
@@ -134,7 +116,7 @@ foreach my $path ('/kv/txn$', '/kv/range$', '/lease/keepalive$', '^/v3/')
 # What libcurl sends twice: a kept connection is reset before the answer.
 {
 	my $name = 'a request that is sent twice';
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	my @before = $etcd->keys('');
 	$proxy->rules({ path => '/txn$', body => 'request_?put', name => $name, do => 'drop_answer', times => 1 },
 		{ path => '/txn$', body => 'request_?put', name => 'again', do => 'pass' });
@@ -296,7 +278,7 @@ sub crowd
 	  foreach qw(request_timeout connect_timeout);
 	set_endpoints($here, $etcd->endpoint);
 	crowd('/huge', 7000, 2000);
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	$worker = worker_pid($here);
 	my $before = forget_peak($worker);
 	my @neighbours = map { session($here) } 1 .. 4;

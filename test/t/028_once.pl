@@ -24,13 +24,10 @@ END
 	two => "etcd_lock.lease_ttl = '10s'\netcd_lock.connect_timeout = '8s'",
 	three => "etcd_lock.lease_ttl = '10s'\netcd_lock.connect_timeout = '8s'");
 my @nodes = map {
-	my $node = new_server(
+	start_server(
 		$_,
 		endpoints => $_ eq 'one' ? $proxy->url : $etcd->endpoint,
 		conf => $conf{$_});
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-	$node;
 } qw(one two three);
 my @sessions = map {
 	my $node = $_;

@@ -17,13 +17,8 @@ my $etcd =
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
 my $ttl = 20;
 my ($here, $there) =
-  map { new_server($_->[0], endpoints => $_->[1], conf => "etcd_lock.lease_ttl = '${ttl}s'") }
+  map { start_server($_->[0], endpoints => $_->[1], conf => "etcd_lock.lease_ttl = '${ttl}s'") }
   [ here => $proxy->url ], [ there => $etcd->endpoint ];
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
 my $look = session($here);
 
 sub status { my ($columns) = @_; return $look->query("SELECT $columns FROM etcd_lock_status()") }

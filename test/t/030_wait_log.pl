@@ -13,13 +13,8 @@ use Time::HiRes qw(sleep time);
 
 my $etcd = EtcdLockTest::Etcd->new;
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
-my $here = new_server('here', endpoints => $proxy->url, conf => 'log_lock_waits = on');
-my $there = new_server('there', endpoints => $etcd->endpoint, conf => "cluster_name = 'there'");
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
+my $here = start_server('here', endpoints => $proxy->url, conf => 'log_lock_waits = on');
+my $there = start_server('there', endpoints => $etcd->endpoint, conf => "cluster_name = 'there'");
 my ($waiter, $second, $far) = (session($here), session($here), session($there));
 my $offset;
 

@@ -17,12 +17,7 @@ cmp_ok(scalar(@sql), '>=', 10, 'there are queries');
 
 my $etcd = EtcdLockTest::Etcd->new;
 my ($here, $there) =
-  map { new_server($_, endpoints => $etcd->endpoint, conf => "cluster_name = '$_'") } qw(here there);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
+  map { start_server($_, endpoints => $etcd->endpoint, conf => "cluster_name = '$_'") } qw(here there);
 $here->safe_psql('postgres', 'CREATE TABLE t (); CREATE ROLE monitor LOGIN IN ROLE pg_monitor');
 
 # etcdctl has /c, $far waits for it and has /a, $one waits for that and has /b, for

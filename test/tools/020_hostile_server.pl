@@ -24,29 +24,11 @@ etcd_lock.lease_ttl = '6s'
 etcd_lock.request_timeout = '1s'
 etcd_lock.connect_timeout = '${connect_timeout}s'
 END
-my $here = new_server('here', endpoints => $proxy->url, conf => $conf);
-my $there = new_server('there', endpoints => $etcd->endpoint);
-foreach my $node ($here, $there)
-{
-	$node->start;
-	$node->safe_psql('postgres', 'CREATE EXTENSION etcd_lock');
-}
+my $here = start_server('here', endpoints => $proxy->url, conf => $conf);
+my $there = start_server('there', endpoints => $etcd->endpoint);
 my ($session, $holder, $other) =
   (session($here), session($here), session($there));
 my $worker;
-
-sub lock_works_again
-{
-	my ($name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	wait_until(
-		"$name: locks work again",
-		sub {
-			$session->try("SELECT etcd_try_lock('/again')")->{out} eq 't';
-		});
-	$session->query("SELECT etcd_unlock('/again')");
-	return;
-}
 
 # The other server has the lock; a session of this one asks for it while the
 # proxy does what it is told.
@@ -56,7 +38,7 @@ sub hostile
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $limit = 100_000;    # kB: of answers 64 MB at most
 
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	$worker = worker_pid($here);
 	$other->query("SELECT etcd_lock('/x')");
 	my $before = forget_peak($worker);
@@ -82,7 +64,7 @@ sub hostile
 	$proxy->rules;
 	$proxy->reset;
 	$other->query("SELECT etcd_unlock('/x')");
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	is(worker_pid($here), $worker, "$name: with the same worker");
 	return $result;
 }
@@ -259,7 +241,7 @@ foreach my $case (
 {
 	my ($name, $rule) = @$case;
 	$name = "watches: $name";
-	lock_works_again($name);
+	wait_until_locks_work($session);
 	$worker = worker_pid($here);
 	my @names = map { "/w$_" } 0 .. 19;
 	$other->query("SELECT etcd_lock('$_')") foreach @names;

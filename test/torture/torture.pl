@@ -104,7 +104,7 @@ foreach my $i (0 .. $option{servers} - 1)
 	# each begins with another member.
 	$proxies[$i] =
 	  [ map { EtcdLockTest::Proxy->new($etcd->url(($i + $_) % 3)) } 0 .. 2 ];
-	my $node = new_server(
+	my $node = start_server(
 		"server$i",
 		endpoints => join(',', map { $_->url } @{ $proxies[$i] }),
 		conf => join "\n",
@@ -114,9 +114,7 @@ foreach my $i (0 .. $option{servers} - 1)
 		$option{weaken} eq 'guard'
 		? ("etcd_lock.commit_guard = 'off'", "etcd_lock.on_loss = 'warn'", '')
 		: '');
-	$node->start;
-	$node->safe_psql('postgres',
-		'CREATE EXTENSION etcd_lock; CREATE TABLE done (id text PRIMARY KEY, token bigint)');
+	$node->safe_psql('postgres', 'CREATE TABLE done (id text PRIMARY KEY, token bigint)');
 	push @nodes, $node;
 }
 
