@@ -269,6 +269,9 @@ foreach my $case (
 	$proxy->reset;
 }
 
+# By connections that are not reset, so that the worker can give its lease back.
+wait_until_locks_work($session);
+
 unlike(
 	PostgreSQL::Test::Utils::slurp_file($here->logfile),
 	qr/terminated by signal|PANIC:|exited with exit code/,
