@@ -365,7 +365,8 @@ key of each running server; no row in etcd_locks.
 
 =cut
 
-my $PATIENCE = 30;
+# Sooner than what was left behind is found on a lease that lives for a minute.
+my $PATIENCE = 10;
 
 sub is_left_clean
 {

@@ -215,15 +215,19 @@ sub nothing_is_lost
 
 	# None at all.
 	$name = 'no certificate';
+	my $offset = -s $etcd->{log};
 	$third->append_conf('postgresql.conf', "etcd_lock.cert = ''\netcd_lock.key = ''");
 	$third->reload;
 	$result = $session->try("SELECT etcd_lock('/new')");
 	is($result->{sqlstate}, '08006', "$name: refused by etcd");
 	diag($result->{err} =~ /DETAIL:\s+(.*)/);
+	wait_until("$name: etcd says so",
+		sub { slurp_file($etcd->{log}, $offset) =~ /client didn't provide a certificate/ });
+	pass("$name: etcd says so");
 
 	# A key without its certificate.
 	$name = 'key without certificate';
-	my $offset = -s $third->logfile;
+	$offset = -s $third->logfile;
 	$third->append_conf('postgresql.conf', "etcd_lock.key = '$file{key}'");
 	$third->reload;
 	is_logged($third, $offset, qr/"etcd_lock.cert" and "etcd_lock.key" must be set together/, "$name: said");
