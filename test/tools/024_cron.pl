@@ -189,13 +189,15 @@ sub wait_for_minutes
 		30 + 60 * 2 * $n / $speed);
 }
 
-# A server dies in the middle of a run.
+# A server dies in the middle of a run, but so early that its lease ends before the
+# next minute begins.
 wait_for_minutes('half', 2);
 my $run = wait_until(
 	'a run under way',
 	sub {
 		my ($last) = reverse runs('half');
-		return !$last->{end} && time - $last->{start} > 0.5 && $last;
+		my $since = time - $last->{start};
+		return !$last->{end} && $since > 0.5 && $since < 15 / $speed && $last;
 	},
 	30 + 120 / $speed);
 my ($victim) = grep { $_->name eq $run->{node} } @nodes;
