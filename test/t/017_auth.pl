@@ -21,7 +21,7 @@ my $other_password = 'another one';
 
 my $etcd = EtcdLockTest::Etcd->new(
 	tls => { %{ $ca->issue }, ca => $ca->file },
-	args => [ '--auth-token-ttl', 5 ]);
+	args => [ '--auth-token-ttl', 10 ]);
 $etcd->enable_auth(app => $password, [ '/app/', '.etcd_lock/' ]);
 $etcd->etcdctl_root('role', 'grant-permission', 'app', 'read', '--prefix=true', '/readable/');
 
@@ -97,16 +97,21 @@ sub nothing_is_lost
 
 # Tokens that etcd does not know any more.
 {
+	my $logged_in = qr/logged in to etcd as "app"/;
+	my $offset = -s $here->logfile;
 	$etcd->stop;
 	$etcd->start;
 	nothing_is_lost('etcd restarted');
+	is_logged($here, $offset, $logged_in, 'etcd restarted: logged in again');
 
-	# The worker asks often enough to keep its token, so let it hang.
+	# The worker asks every 6 s and so keeps its token: let it hang.
+	$offset = -s $here->logfile;
 	my $worker = worker_pid($here);
 	kill 'STOP', $worker;
-	sleep 6;
+	sleep 13;
 	kill 'CONT', $worker;
 	nothing_is_lost('token expired');
+	is_logged($here, $offset, $logged_in, 'token expired: logged in again');
 }
 
 # The password is changed, the file first.
