@@ -78,6 +78,8 @@ foreach my $kind (sort(keys %wrong), sort keys %fake)
 	set_endpoints($here, $url);
 	wait_until('the session sees the setting',
 		sub { $session->query('SHOW etcd_lock.endpoints') eq $url });
+	wait_until('so does the worker',
+		sub { $session->query("SELECT state <> 'ready' FROM etcd_lock_status()") eq 't' });
 	my $log_offset = -s $here->logfile;
 	my @statements = ("SELECT etcd_lock('/x')");
 	push @statements, "SELECT etcd_try_lock('/x')", "CALL etcd_lock_wait('/x')"
