@@ -219,8 +219,11 @@ is_left_clean($etcd, $here, $there);
 	wait_until_waiting($other);
 
 	set_endpoints($here, $etcd->endpoint(1));
+	my $in_use = "SELECT endpoint FROM etcd_lock_status() WHERE state = 'ready'";
 	wait_until('the new endpoint is used',
-		sub { $holder->query("SELECT etcd_lock_check('/held')") eq 't' });
+		sub { $here->safe_psql('postgres', $in_use) eq $etcd->endpoint(1) });
+	is($holder->query("SELECT etcd_lock_check('/held')"),
+		't', 'changed endpoints: the holder still has the lock');
 	is($holder->query("SELECT etcd_lock_token('/held')"),
 		$token, 'changed endpoints: the lock is held with the same token');
 	ok(!$other->done, 'the other server still waits');

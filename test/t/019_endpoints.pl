@@ -155,8 +155,9 @@ sub nothing_is_lost
 	foreach my $kind (sort keys %bad)
 	{
 		my $good = ($cluster->members)[0]->endpoint;
-		my $begin = time;
 		set_endpoints($here, $bad{$kind});
+		wait_until('the link is down', sub { status($here) =~ /^disconnected/ });
+		my $begin = time;
 		set_endpoints($here, "$bad{$kind},$good");
 		nothing_is_lost("$kind, then one that serves", $begin);
 	}
@@ -284,8 +285,10 @@ sub in_use
 	$_->quit foreach @waiters, @holders;
 
 	# A name that nobody has looked up yet, among others.
+	my $begin = time;
 	set_endpoints($here, join ',', 'http://slow-nowhere.test:1', 'http://slow-too.test:1', $members[1]->endpoint);
-	nothing_is_lost('slow resolver, other endpoints');
+	wait_until('the other member is in use', sub { status($here) =~ /\Q@{[$members[1]->endpoint]}\E$/ });
+	nothing_is_lost('slow resolver, other endpoints', $begin);
 
 	# The one in use fails while the others resolve slowly, and is there again.
 	$members[1]->pause;
