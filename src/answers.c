@@ -42,6 +42,7 @@ condemn(WorkerKey *key)
 	LWLock	   *lock = lock_entry_lock(entry);
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	lock_key_note_unsure(entry, shared);
 	if (shared->state != KEY_DELETING)
 	{
 		lock_key_condemn(entry, shared);
@@ -116,6 +117,26 @@ item_too_long(Item *item, const EtcdError *error, bool alone)
 	condemn(key);
 }
 
+/*
+ * The name's queue cannot be read, and will not be by asking again: nobody is to
+ * wait for it for ever.
+ */
+static void
+fail_range(WorkerName *name, const EtcdError *error)
+{
+	LockFailure failure = {.kind = FAILURE_ERROR, .sqlerrcode = worker_sqlerrcode(error)};
+	LWLock	   *lock = name_lock(name);
+
+	strlcpy(failure.message, error->message, sizeof(failure.message));
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		if (name->keys[i].number != 0)
+			lock_key_tell_failure(name->entry, shared_key(&name->keys[i]), &failure);
+	}
+	lock_entry_wake(name->entry);
+	lock_entry_unlock(lock);
+}
+
 static void
 item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 {
@@ -133,6 +154,8 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 		item->name->range_retry_at = now +
 			(outcome == OUTCOME_TOO_LONG && alone ? REFUSED_PAUSE : RETRY_PAUSE);
 		item->name->range_alone = outcome == OUTCOME_REFUSED || outcome == OUTCOME_TOO_LONG;
+		if (alone && (outcome == OUTCOME_TOO_LONG || error->code == ETCD_PERMISSION_DENIED))
+			fail_range(item->name, error);
 		requests_range(item->name);
 		return;
 	}
@@ -166,51 +189,54 @@ item_not_done(Item *item, Outcome outcome, const EtcdError *error, bool alone)
 	requests_requeue(item->key);
 }
 
-/* Is what is in the tick's key one? */
-bool
-batch_holds_tick(const EtcdOpResult *result)
+/*
+ * What is in a tick's key?  Claimed by the same call it is as good as free: an
+ * earlier request was carried out, but the answer got lost, so nobody has been
+ * told that the tick is theirs.
+ */
+TickState
+batch_tick_state(const EtcdOpResult *result, TimestampTz tick, uint64 claim)
 {
-	return result->kvs[0].value_len >= TICK_LEN &&
-		strlen(result->kvs[0].value) == result->kvs[0].value_len;
+	const EtcdKeyValue *kv = result->kvs;
+	TickState	state;
+	char	   *wanted;
+	int			order;
+
+	if (result->nkvs == 0)
+		return TICK_FREE;
+	if (kv->value_len < TICK_LEN || strlen(kv->value) != kv->value_len)
+		return TICK_ODD;
+	wanted = batch_tick_value(tick, claim);
+	order = strncmp(kv->value, wanted, TICK_LEN);
+	if (order < 0)
+		state = TICK_FREE;
+	else if (order > 0)
+		state = TICK_PAST;
+	else
+		state = strcmp(kv->value, wanted) == 0 ? TICK_OURS : TICK_TAKEN;
+	pfree(wanted);
+	return state;
 }
 
 /*
- * Is the tick claimed already, or a later one?  Claimed by the same call it is
- * free: an earlier request was carried out, but the answer got lost, so nobody
- * has been told that the tick is theirs.
+ * A try is refused.  It may have claimed its tick before, by a request whose
+ * answer got lost: then nobody else runs for this tick, and "false" would be a lie.
  */
-bool
-batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick, uint64 claim)
+static void
+refuse_try(WorkerKey *key, TickState tick)
 {
-	char	   *wanted;
-	int			order;
-	bool		taken;
+	LWLock	   *lock = name_lock(key->name);
+	bool		unsure = lock_key_is_unsure(key->name->entry, shared_key(key));
 
-	if (result->nkvs == 0)
-		return false;
-	wanted = batch_tick_value(tick, claim);
-	order = strncmp(result->kvs[0].value, wanted, TICK_LEN);
-	taken = order > 0 ||
-		(order == 0 && strcmp(result->kvs[0].value, wanted) != 0);
-	pfree(wanted);
-	return taken;
-}
-
-/* The same; an odd value counts as taken. */
-static bool
-tick_is_taken(WorkerKey *key, const EtcdOpResult *result, bool *odd)
-{
-	*odd = false;
-	key->tick_revision = 0;
-	if (result->nkvs == 0)
-		return false;
-	key->tick_revision = result->kvs[0].mod_revision;
-	if (!batch_holds_tick(result))
-	{
-		*odd = true;
-		return true;
-	}
-	return batch_tick_is_taken(result, shared_key(key)->tick, shared_key(key)->claim);
+	lock_entry_unlock(lock);
+	if (tick == TICK_OURS)
+		fail_key(key, FAILURE_UNSURE, ERRCODE_CONNECTION_FAILURE,
+				 "The tick is claimed, but the lock has another owner by now; nobody runs for this tick.");
+	else if (tick == TICK_PAST && unsure)
+		fail_key(key, FAILURE_UNSURE, ERRCODE_CONNECTION_FAILURE,
+				 "Whether the tick was claimed is not known; a later one has been since.");
+	else
+		fail_key(key, FAILURE_REFUSED, 0, "");
 }
 
 /* First step of a try, or a second one that found that something has come. */
@@ -219,7 +245,7 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 {
 	QueueView	view;
 	bool		is_free;
-	bool		odd = false;
+	TickState	tick = TICK_FREE;
 
 	if (key->phase != PHASE_TRY)
 	{
@@ -241,14 +267,17 @@ try_looked(WorkerKey *key, const EtcdOpResult *results, int64 revision)
 	is_free = queue_is_free(&view, key->mode == LOCK_EXCLUSIVE);
 	pfree(unconstify(QueueKey *, view.keys));
 
-	if (is_free && shared_key(key)->has_tick)
-		is_free = !tick_is_taken(key, &results[1], &odd);
-	if (odd)
+	if (shared_key(key)->has_tick)
+	{
+		key->tick_revision = results[1].nkvs == 0 ? 0 : results[1].kvs[0].mod_revision;
+		tick = batch_tick_state(&results[1], shared_key(key)->tick, shared_key(key)->claim);
+	}
+	if (tick == TICK_ODD)
 		fail_key(key, FAILURE_ERROR, ERRCODE_DATA_CORRUPTED,
 				 psprintf("key \"%s\" in etcd does not hold a tick",
 						  batch_tick_key(key)));
-	else if (!is_free)
-		fail_key(key, FAILURE_REFUSED, 0, "");
+	else if (!is_free || tick == TICK_TAKEN || tick == TICK_PAST)
+		refuse_try(key, tick);
 	else
 	{
 		key->looked = true;
@@ -563,15 +592,22 @@ batch_done(void *arg, const EtcdAnswer *answer)
 				link_bad_answer(error.message);
 				outcome = OUTCOME_UNKNOWN;
 				break;
+			case ETCD_RESOURCE_EXHAUSTED:
+				/* it is behind with what it has accepted, and has not taken this */
+				if (strstr(error.message, "too many requests") != NULL)
+				{
+					outcome = OUTCOME_NOT_SENT;
+					break;
+				}
+				outcome = OUTCOME_REFUSED;
+				health_no_space();
+				break;
 			case ETCD_INVALID_ARGUMENT:
 			case ETCD_PERMISSION_DENIED:
-			case ETCD_RESOURCE_EXHAUSTED:
 			case ETCD_FAILED_PRECONDITION:
 			case ETCD_OUT_OF_RANGE:
 			case ETCD_UNAUTHENTICATED:
 				outcome = OUTCOME_REFUSED;
-				if (error.code == ETCD_RESOURCE_EXHAUSTED)
-					health_no_space();
 				if (strstr(error.message, "too many operations") != NULL &&
 					requests_max_ops > 4)
 				{

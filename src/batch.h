@@ -84,6 +84,16 @@ typedef struct Building
  */
 #define TICK_LEN			27
 
+/* A tick's key, as seen by who wants to claim a tick. */
+typedef enum TickState
+{
+	TICK_FREE,					/* an earlier one is in it, or none */
+	TICK_OURS,					/* claimed by the same call */
+	TICK_TAKEN,					/* claimed by another one */
+	TICK_PAST,					/* a later one is claimed */
+	TICK_ODD					/* that is no tick */
+} TickState;
+
 /* batch.c */
 extern Building *batch_start(bool is_read);
 extern void batch_free(Batch *batch);
@@ -104,9 +114,8 @@ extern char *batch_tick_value(TimestampTz tick, uint64 claim);
 extern char *batch_encode(Building *b, const char **path);
 
 /* answers.c */
-extern bool batch_holds_tick(const EtcdOpResult *result);
-extern bool batch_tick_is_taken(const EtcdOpResult *result, TimestampTz tick,
-								uint64 claim);
+extern TickState batch_tick_state(const EtcdOpResult *result, TimestampTz tick,
+								  uint64 claim);
 extern void batch_done(void *arg, const EtcdAnswer *answer);
 
 /* requests.c, for answers.c */

@@ -68,6 +68,8 @@ static char *broken_key = NULL; /* the key that is to be deleted */
 static size_t broken_key_len;
 static int64 broken_lease;
 static bool with_message;
+static int64 floor_revision;	/* highest known when the Txn was sent, */
+static uint64 epoch;			/* and the epoch */
 
 /* Is the answer about the request that is under way now? */
 static bool
@@ -100,6 +102,17 @@ answered(const EtcdAnswer *answer, bool decoded, const EtcdError *error)
 
 static void delete_key(void);
 
+/* Is it the answer to our Txn?  What has deleted something is newer. */
+static bool
+delete_fits(const EtcdTxnResult *result)
+{
+	if (result->succeeded)
+		return result->nresults == (with_message ? 2 : 1) &&
+			result->results[0].type == ETCD_OP_DELETE &&
+			result->header.revision > floor_revision;
+	return result->nresults == 0 && result->header.revision >= floor_revision;
+}
+
 static void
 delete_done(void *arg, const EtcdAnswer *answer)
 {
@@ -120,7 +133,17 @@ delete_done(void *arg, const EtcdAnswer *answer)
 		delete_key();
 	}
 	else if (answered(answer, decoded, &error))
-		finish(result.succeeded);
+	{
+		if (!delete_fits(&result))
+			fail(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
+				 "etcd's answer is not one to the request");
+		else
+		{
+			if (epoch == deadline_epoch(&lock_shared->deadline))
+				lease_saw_header(&result.header);
+			finish(result.succeeded);
+		}
+	}
 	if (decoded)
 		etcd_txn_result_free(&result);
 }
@@ -173,6 +196,8 @@ delete_key(void)
 		ops[1].lease = broken_lease;
 		txn.nsuccess = 2;
 	}
+	floor_revision = lock_shared->highest_revision;
+	epoch = deadline_epoch(&lock_shared->deadline);
 	send(ETCD_PATH_TXN, etcd_encode_txn(&txn), delete_done);
 }
 

@@ -81,7 +81,9 @@ one_key(const char *key)
 	return range;
 }
 
-static int64 floor_revision;	/* highest known when the Txn was sent */
+/* When the Txn was sent: the highest revision known, the epoch. */
+static int64 floor_revision;
+static uint64 epoch;
 
 static void txn_done(void *arg, const EtcdAnswer *answer);
 
@@ -114,6 +116,7 @@ send_txn(int64 tick_revision)
 	look[0].range = compare[0].range;
 	look[1].range = compare[1].range;
 	floor_revision = lock_shared->highest_revision;
+	epoch = deadline_epoch(&lock_shared->deadline);
 	value = batch_tick_value(current.tick, current.claim);
 	put.value = value;
 	put.value_len = strlen(value);
@@ -136,24 +139,42 @@ look_again(const EtcdTxnResult *txn)
 
 	if (!names_find_held(current.key_number, &lock_key, &lock_revision) ||
 		lock->nkvs == 0 || lock->kvs[0].create_revision != lock_revision)
+	{
 		finish(CLAIM_LOST);
-	else if (tick->nkvs > 0 && !batch_holds_tick(tick))
-		fail(ERRCODE_DATA_CORRUPTED,
-			    "the tick's key in etcd does not hold a tick");
-	else if (batch_tick_is_taken(tick, current.tick, current.claim))
-		finish(CLAIM_TAKEN);
-	else if (++rounds > MAX_ROUNDS)
-		fail(ERRCODE_T_R_SERIALIZATION_FAILURE,
-			    "others claim ticks of this name all the time");
-	else
-		send_txn(tick->nkvs > 0 ? tick->kvs[0].mod_revision : 0);
+		return;
+	}
+	switch (batch_tick_state(tick, current.tick, current.claim))
+	{
+		case TICK_ODD:
+			fail(ERRCODE_DATA_CORRUPTED, "the tick's key in etcd does not hold a tick");
+			break;
+		case TICK_TAKEN:
+		case TICK_PAST:
+			finish(CLAIM_TAKEN);
+			break;
+		default:
+			if (++rounds > MAX_ROUNDS)
+				fail(ERRCODE_T_R_SERIALIZATION_FAILURE,
+					 "others claim ticks of this name all the time");
+			else
+				send_txn(tick->nkvs > 0 ? tick->kvs[0].mod_revision : 0);
+			break;
+	}
 }
 
+/*
+ * Is it the answer to our Txn?  What has put something is newer than all that was
+ * known before.
+ */
 static bool
-has_looks(const EtcdTxnResult *txn)
+answer_fits(const EtcdTxnResult *result)
 {
-	return txn->nresults == 2 && txn->results[0].type == ETCD_OP_RANGE &&
-		txn->results[1].type == ETCD_OP_RANGE;
+	if (result->succeeded)
+		return result->nresults == 1 && result->results[0].type == ETCD_OP_PUT &&
+			result->header.revision > floor_revision;
+	return result->nresults == 2 && result->results[0].type == ETCD_OP_RANGE &&
+		result->results[1].type == ETCD_OP_RANGE &&
+		result->header.revision >= floor_revision;
 }
 
 static void
@@ -175,14 +196,18 @@ txn_done(void *arg, const EtcdAnswer *answer)
 		fail(worker_sqlerrcode(&error), error.message);
 		return;
 	}
-	/* What has put something is newer than all that was known before. */
-	if (result.succeeded && result.header.revision > floor_revision)
-		finish(CLAIM_CLAIMED);
-	else if (has_looks(&result))
-		look_again(&result);
-	else
+	if (!answer_fits(&result))
 		fail(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
-			    "etcd's answer is not one to the request");
+			 "etcd's answer is not one to the request");
+	else
+	{
+		if (epoch == deadline_epoch(&lock_shared->deadline))
+			lease_saw_header(&result.header);
+		if (result.succeeded)
+			finish(CLAIM_CLAIMED);
+		else
+			look_again(&result);
+	}
 	etcd_txn_result_free(&result);
 }
 

@@ -210,6 +210,8 @@ notes_done(void *arg, const EtcdAnswer *answer)
 			notes_not_before = clock_now() + REFUSED_PAUSE;
 	}
 
+	if (done && notes->epoch == deadline_epoch(&lock_shared->deadline))
+		lease_saw_header(&result.header);
 	for (int i = 0; i < notes->n && notes->epoch == deadline_epoch(&lock_shared->deadline); i++)
 	{
 		WorkerKey  *key = own_keys_find(notes->note[i].serial,

@@ -77,7 +77,6 @@ void
 name_view(const WorkerName *name, const EtcdOpResult *range, QueueView *view)
 {
 	QueueKey   *keys = palloc(Max(range->nkvs, 1) * sizeof(QueueKey));
-	static char owner[32];
 
 	for (int i = 0; i < range->nkvs; i++)
 	{
@@ -85,11 +84,11 @@ name_view(const WorkerName *name, const EtcdOpResult *range, QueueView *view)
 		keys[i].key_len = range->kvs[i].key_len;
 		keys[i].create_revision = range->kvs[i].create_revision;
 	}
-	snprintf(owner, sizeof(owner), "%s-", lease_hex());
 	view->name = name->name;
 	view->name_len = name->name_len;
-	view->owner = owner;
-	view->owner_len = strlen(owner);
+	/* what is left of former epochs is ours, too (rule 14) */
+	view->owner = lease_base_hex();
+	view->owner_len = strlen(view->owner);
 	view->keys = keys;
 	view->nkeys = range->nkvs;
 }
@@ -335,7 +334,11 @@ name_judge(WorkerName *name, const EtcdOpResult *range, int64 revision,
 		}
 
 		if (shared->state == KEY_QUEUED)
+		{
 			judge_queued(key, &view, watched);
+			lock_key_looked(name->entry, shared,
+							checks->number[i] == key->number ? checks->asked[i] : 0);
+		}
 		else
 			lock_key_checked(name->entry, shared,
 							 queue_somebody_waits(&view, key->mode == LOCK_EXCLUSIVE,

@@ -45,6 +45,8 @@
 #define REFUSED_PAUSE	INT64CONST(1000000)
 #define REPEAT_LOG		INT64CONST(60000000)
 
+#define TOO_LATE		"the lease could not be renewed in time"
+
 typedef enum LeaseState
 {
 	LEASE_NONE,					/* next: see what went before */
@@ -114,6 +116,17 @@ lease_hex(void)
 {
 	snprintf(hex, sizeof(hex), "%llx", (unsigned long long) lease_id());
 	return hex;
+}
+
+/* What the ids of all our leases begin with, be they of former epochs. */
+const char *
+lease_base_hex(void)
+{
+	static char base[20];
+	int			digits = strlen(lease_hex()) - (RESTART_BITS + EPOCH_BITS) / 4;
+
+	snprintf(base, sizeof(base), "%.*s", digits, lease_hex());
+	return base;
 }
 
 static bool
@@ -359,7 +372,8 @@ revoke_done(void *arg, const EtcdAnswer *answer)
 	else
 	{
 		report("revoke an old lease", &error);
-		if (error.code != ETCD_BAD_ANSWER && error.code != ETCD_UNAVAILABLE)
+		if (error.code != ETCD_BAD_ANSWER && error.code != ETCD_UNAVAILABLE &&
+			error.code != ETCD_RESOURCE_EXHAUSTED && error.code != ETCD_DEADLINE_EXCEEDED)
 			nstale--;			/* it will run out by itself */
 	}
 }
@@ -592,6 +606,8 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 	}
 	if (result.header.revision < floor_revision)
 		lease_gone("etcd has gone back in time");
+	else if (deadline_left(&lock_shared->deadline) == 0)
+		lease_gone(TOO_LATE);	/* sessions may know already */
 	else
 		lease_saw_header(&result.header);
 
@@ -750,7 +766,7 @@ void
 lease_tick(void)
 {
 	if (state == LEASE_ALIVE && deadline_left(&lock_shared->deadline) == 0)
-		lease_gone("the lease could not be renewed in time");
+		lease_gone(TOO_LATE);
 	watch_sentinel();
 
 	if (busy || revoking_for_exit || clock_now() < next_time || !link_ready())

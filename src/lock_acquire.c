@@ -295,6 +295,11 @@ report_failure(LocalHold *local, const LockFailure *failure)
 				 errdetail("This server shares etcd lock \"%s\" and wants it exclusively; another server that waits for it exclusively came first.",
 						   name),
 				 errhint("Release the shared lock before asking for the exclusive one.")));
+	else if (failure->kind == FAILURE_UNSURE)
+		ereport(ERROR,
+				(errcode(failure->sqlerrcode),
+				 errmsg("lost the answer to a claim of a tick for etcd lock \"%s\"", name),
+				 errdetail("%s", failure->message)));
 	else if (failure->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		ereport(ERROR,
 				(errcode(failure->sqlerrcode),
@@ -309,11 +314,12 @@ report_failure(LocalHold *local, const LockFailure *failure)
 
 /*
  * Is there any hope left?  A waiter that has its place in etcd's queue keeps
- * it through an outage, as long as the lease lives; a new request is not kept
- * waiting for longer than connect_timeout.
+ * it through an outage, as long as the lease lives; a request without one is not
+ * kept waiting for longer than connect_timeout.  hopeful_at: when all was well,
+ * or it had a place, for the last time.
  */
 static void
-check_link(LocalHold *local, int64 asked_at, int64 *heartbeat, int64 *beat_at)
+check_link(LocalHold *local, int64 *hopeful_at, int64 *heartbeat, int64 *beat_at)
 {
 	int64		now = clock_now();
 	int64		beat = (int64) pg_atomic_read_u64(&lock_shared->worker_heartbeat);
@@ -326,10 +332,11 @@ check_link(LocalHold *local, int64 asked_at, int64 *heartbeat, int64 *beat_at)
 	}
 	if (now - *beat_at >= Max(timeout, WORKER_PATIENCE))
 		report_no_worker();
-	if (now - asked_at >= timeout &&
-		(pg_atomic_read_u32(&lock_shared->link_up) == 0 ||
-		 pg_atomic_read_u64(&lock_shared->lease) == 0) &&
-		!lock_table_is_queued(local->hold))
+	if ((pg_atomic_read_u32(&lock_shared->link_up) != 0 &&
+		 pg_atomic_read_u64(&lock_shared->lease) != 0) ||
+		(!local->hold->is_try && lock_table_is_queued(local->hold)))
+		*hopeful_at = now;
+	else if (now - *hopeful_at >= timeout)
 		lock_report_unreachable(etcd_lock_connect_timeout);
 }
 
@@ -341,6 +348,7 @@ static LockAskResult
 await_etcd(LocalHold *local, Patience patience, WaitLog *log)
 {
 	int64		asked_at = clock_now();
+	int64		hopeful_at = asked_at;
 	int64		beat_at = asked_at;
 	int64		heartbeat = 0;
 	bool		deadlock_logged = false;
@@ -359,7 +367,7 @@ await_etcd(LocalHold *local, Patience patience, WaitLog *log)
 		if (result != LOCK_ASK_WAIT)
 			return result;
 
-		check_link(local, asked_at, &heartbeat, &beat_at);
+		check_link(local, &hopeful_at, &heartbeat, &beat_at);
 		wait_log_tick(log, local, false);
 		now = clock_now();
 		if (now >= patience.lock_timeout_at &&
@@ -384,9 +392,8 @@ await_etcd(LocalHold *local, Patience patience, WaitLog *log)
 
 		left = Min(patience.lock_timeout_at, patience.give_up_at);
 		left = Min(left, wait_log_next_time(log));
-		if (now - asked_at < (int64) etcd_lock_connect_timeout * 1000)
-			left = Min(left, asked_at + (int64) etcd_lock_connect_timeout * 1000);
-		left = left == PG_INT64_MAX ? WATCHDOG : Min((left - now) / 1000 + 1, WATCHDOG);
+		left = Min(left, hopeful_at + (int64) etcd_lock_connect_timeout * 1000);
+		left = Max(Min((left - now) / 1000 + 1, WATCHDOG), 0);
 		if (now - asked_at >= WATCHDOG * INT64CONST(1000))
 			lock_table_wake_worker();	/* for its heartbeat */
 		(void) WaitLatch(MyLatch,
@@ -432,7 +439,7 @@ await_drain(LocalHold *local, Patience patience, WaitLog *log)
 		report_lock_timeout();
 	if (now >= patience.give_up_at)
 		return false;
-	left = left == PG_INT64_MAX ? WATCHDOG : Min((left - now) / 1000 + 1, WATCHDOG);
+	left = left == PG_INT64_MAX ? WATCHDOG : Max(Min((left - now) / 1000 + 1, WATCHDOG), 0);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 (long) left, etcd_lock_wait_event_acquire());
 	ResetLatch(MyLatch);

@@ -97,6 +97,15 @@ wait_as_asker(LockHold *hold)
 	return LOCK_ASK_WAIT;
 }
 
+/* The key is on its way to etcd, be it for somebody else. */
+static LockAskResult
+wait_for_put(LockHold *hold, const LockKey *key)
+{
+	if (key->state == KEY_SENT && hold->state != HOLD_ASKED)
+		hold->late_for = lock_key_number(key);
+	return wait_as_asker(hold);
+}
+
 static LockAskResult
 refuse(LockHold *hold)
 {
@@ -163,14 +172,29 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 			return want_and_wait(entry, hold);
 
 		case KEY_QUEUED:
-			if (hold->is_try)
+
+			/*
+			 * Of its own key a try hears more: it may be there with the tick,
+			 * and wait for the lease.
+			 */
+			if (hold->is_try &&
+				!(hold->has_tick && key->has_tick && key->claim == hold->claim))
 				return refuse(hold);
 			return wait_as_asker(hold);
 
 		default:
 			/* wanted or sent for somebody who has just left: see its fate */
-			return wait_as_asker(hold);
+			return wait_for_put(hold, key);
 	}
+}
+
+/* A look at the queue that begins from now on. */
+static void
+ask_for_look(LockEntry *entry, LockHold *hold, LockKey *key)
+{
+	hold->check_key = lock_key_number(key);
+	hold->check = ++key->checks_asked;
+	lock_table_push_work(entry);
 }
 
 /*
@@ -216,12 +240,20 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 		return grant(entry, hold, key);
 
 	if (hold->check_key != lock_key_number(key) || key->checks_done >= hold->check)
-	{
-		hold->check_key = lock_key_number(key);
-		hold->check = ++key->checks_asked;
-		lock_table_push_work(entry);
-	}
+		ask_for_look(entry, hold, key);
 	return wait_as_asker(hold);
+}
+
+/*
+ * The key waits in etcd's queue, as far as is known: what the worker has heard last
+ * may be older than the try.
+ */
+static LockAskResult
+try_queued(LockEntry *entry, LockHold *hold, LockKey *key)
+{
+	if (hold->check_key != lock_key_number(key))
+		ask_for_look(entry, hold, key);
+	return key->checks_done >= hold->check ? refuse(hold) : wait_as_asker(hold);
 }
 
 static LockAskResult
@@ -246,9 +278,9 @@ ask_shared(LockEntry *entry, LockHold *hold)
 
 	if (lock_key_held_valid(key))
 		return join(entry, hold, key);
-	if (key->state == KEY_QUEUED && hold->is_try)
-		return refuse(hold);
-	return wait_as_asker(hold);
+	if (key->state == KEY_QUEUED)
+		return hold->is_try ? try_queued(entry, hold, key) : wait_as_asker(hold);
+	return wait_for_put(hold, key);
 }
 
 /*

@@ -344,6 +344,39 @@ lock_key_break(LockEntry *entry, LockKey *key)
 	lock_key_condemn(entry, key);
 }
 
+static LockHold *
+find_claim(LockEntry *entry, const LockKey *key)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &entry->owners)
+	{
+		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+
+		if (key->has_tick && hold->has_tick && hold->claim == key->claim)
+			return hold;
+	}
+	return NULL;
+}
+
+/* Nobody knows what has become of a request that claims the key's tick, if it has one. */
+void
+lock_key_note_unsure(LockEntry *entry, const LockKey *key)
+{
+	LockHold   *hold = find_claim(entry, key);
+
+	if (hold != NULL)
+		hold->claim_unsure = true;
+}
+
+bool
+lock_key_is_unsure(LockEntry *entry, const LockKey *key)
+{
+	const LockHold *hold = find_claim(entry, key);
+
+	return hold != NULL && hold->claim_unsure;
+}
+
 /* The key will not be granted: tell those who ask for it. */
 void
 lock_key_tell_failure(LockEntry *entry, const LockKey *key,
@@ -357,8 +390,16 @@ lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 
 		if (hold->state != HOLD_ASKED || hold->mode != key->mode)
 			continue;
-		/* Only a try is refused; others who wait with it ask again. */
-		if (failure->kind == FAILURE_REFUSED && !hold->is_try)
+
+		/*
+		 * Only a try is refused, and not by a look that may be older than it,
+		 * nor by somebody else's tick; others who wait for the key ask again.
+		 */
+		if (key->has_tick != hold->has_tick ||
+			(key->has_tick && key->claim != hold->claim))
+			continue;
+		if (failure->kind == FAILURE_REFUSED &&
+			(!hold->is_try || hold->late_for == lock_key_number(key)))
 			continue;
 		hold->failure = *failure;
 	}
@@ -388,6 +429,16 @@ lock_key_checked(LockEntry *entry, LockKey *key, bool foreign_waiter,
 		(foreign_waiter ? FOREIGN_WAITER_VALID :
 		 (int64) etcd_lock_handoff_window * 1000);
 	key->checks_done = Max(key->checks_done, checks_done);
+	lock_entry_wake(entry);
+}
+
+/* The same about one that waits in the queue, and still has to. */
+void
+lock_key_looked(LockEntry *entry, LockKey *key, uint64 checks_done)
+{
+	if (checks_done <= key->checks_done)
+		return;
+	key->checks_done = checks_done;
 	lock_entry_wake(entry);
 }
 

@@ -152,6 +152,7 @@ typedef enum LockFailureKind
 {
 	FAILURE_NONE,
 	FAILURE_REFUSED,			/* a try that found the lock taken */
+	FAILURE_UNSURE,				/* likewise, but its tick may be claimed */
 	FAILURE_DEADLOCK,
 	FAILURE_ERROR				/* etcd refused this request */
 } LockFailureKind;
@@ -191,6 +192,7 @@ typedef struct LockHold
 	bool		has_tick;
 	TimestampTz tick;
 	uint64		claim;
+	bool		claim_unsure;	/* a request of it may have been carried out */
 	int			namespace_len;
 	bool		for_session;	/* asked for; else for the transaction */
 	int			session_count;	/* how often, for etcd_locks */
@@ -212,6 +214,9 @@ typedef struct LockHold
 	/* a look at the queue that was asked for, to join those who share */
 	uint64		check_key;		/* number of the key */
 	uint64		check;			/* see LockKey.checks_asked */
+
+	/* number of a key that was on its way before the session asked for it */
+	uint64		late_for;
 
 	/* HOLDING */
 	uint64		key_number;		/* the key that it rides on; 0: lost */
@@ -420,6 +425,8 @@ extern void lock_key_queue(LockEntry *entry, LockKey *key,
 extern void lock_key_grant(LockEntry *entry, LockKey *key);
 extern void lock_key_free(LockEntry *entry, LockKey *key);
 extern int	lock_key_lost(LockEntry *entry, LockKey *key);
+extern void lock_key_note_unsure(LockEntry *entry, const LockKey *key);
+extern bool lock_key_is_unsure(LockEntry *entry, const LockKey *key);
 extern void lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 								  const LockFailure *failure);
 extern void lock_key_break(LockEntry *entry, LockKey *key);
@@ -427,6 +434,7 @@ extern void lock_key_fail(LockEntry *entry, LockKey *key,
 						  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,
 							 bool foreign_waiter, uint64 checks_done);
+extern void lock_key_looked(LockEntry *entry, LockKey *key, uint64 checks_done);
 extern LockHold *lock_key_holder(LockEntry *entry, const LockKey *key, int pid);
 extern void lock_key_copy_holder(LockEntry *entry, const LockKey *key, int pid,
 								 LockHolder *holder);

@@ -253,6 +253,7 @@ take_key(WorkerName *name, int slot)
 			if (known)
 				break;
 			/* it may be in etcd or not, or come there yet */
+			lock_key_note_unsure(entry, shared);
 			lock_key_condemn(entry, shared);
 			lock_entry_wake(entry);
 			/* FALLTHROUGH */
@@ -290,6 +291,8 @@ take_key(WorkerName *name, int slot)
 				name_update_waiting(name);
 				requests_range(name);
 			}
+			if (shared->checks_asked > shared->checks_done)
+				requests_range(name);
 			break;
 
 		case KEY_HELD:
@@ -377,6 +380,8 @@ names_end_epoch(const char *reason)
 			if (name->keys[i].note != NULL)
 				pfree(name->keys[i].note);	/* it goes with the lease */
 			name->keys[i].note = NULL;
+			if (shared->state == KEY_SENT && name->keys[i].looked)
+				lock_key_note_unsure(name->entry, shared);
 			if (shared->state == KEY_HELD)
 				lost += lock_key_lost(name->entry, shared);
 			else if (shared->state != KEY_FREE)

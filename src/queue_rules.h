@@ -37,7 +37,7 @@ typedef struct QueueView
 	const char *name;			/* the lock's full name, without last slash */
 	size_t		name_len;
 	const char *owner;			/* what our own keys' last part begins with:
-								 * "<lease in hex>-" */
+								 * what all our leases' ids do, in hex */
 	size_t		owner_len;
 	const QueueKey *keys;
 	int			nkeys;

@@ -333,16 +333,6 @@ take_stray_looks(Building *b, int64 now)
 	}
 }
 
-/*
- * Tries look only while there is a lease: then those of former epochs are gone,
- * whose keys would be in the way like anybody's (rule 14).
- */
-static bool
-may_look_for_tries(void)
-{
-	return lease_alive() && !worker_stopping;
-}
-
 static void
 take_looks(Building *b, int64 now)
 {
@@ -352,8 +342,6 @@ take_looks(Building *b, int64 now)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
 
-		if (!may_look_for_tries())
-			break;
 		if (!is_ready(key, now) || !batch_has_room(b, 0, 2, 0))
 			continue;
 		if (goes_alone(key, now) && b->batch->nitems > 0)
@@ -594,8 +582,7 @@ requests_next_time(void)
 	}
 	if (reads < MAX_READS)
 	{
-		if (may_look_for_tries())
-			next = earliest_retry(&looks, next);
+		next = earliest_retry(&looks, next);
 		dlist_foreach(iter, &strays)
 		{
 			const Stray *stray = dlist_container(Stray, link, iter.cur);

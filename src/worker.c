@@ -282,6 +282,7 @@ etcd_lock_worker_main(Datum arg)
 	lease_start();
 	queue_pages_start();
 	lock_table_start_work();
+	names_take_work();			/* before the lease is found to be over */
 
 	for (;;)
 	{

@@ -242,6 +242,7 @@ extern int64 lease_next_time(void);
 extern bool lease_alive(void);
 extern int64 lease_id(void);
 extern const char *lease_hex(void);
+extern const char *lease_base_hex(void);
 extern void lease_gone(const char *reason);
 extern void lease_saw_header(const EtcdHeader *header);
 extern void lease_revoke_for_exit(void);

@@ -150,6 +150,26 @@ foreach my $scope ('', 'xact_')
 	$_->quit foreach $winner, $loser;
 }
 
+# A shared try beside somebody who waits to share is not refused for what its worker
+# has heard before, while that does not come to hear of the end of the lock.
+{
+	my ($holder, $waiter, $try) = map { session($node{$_}) } qw(a b b);
+	$holder->query("SELECT etcd_lock('/stale')");
+	$waiter->send("SELECT etcd_lock_shared('/stale')");
+	wait_until('it waits in etcd', sub { my @keys = $etcd->keys('/stale/'); @keys == 2 });
+	is($try->query("SELECT etcd_try_lock_shared('/stale')"), 'f', 'beside a waiter: the lock is taken');
+	my $worker = worker_pid($node{b});
+	kill 'STOP', $worker;
+	$holder->query("SELECT etcd_unlock('/stale')");
+	$try->send("SELECT etcd_try_lock_shared('/stale')");
+	my $begin = time;
+	wait_until('for a while', sub { $try->done || time - $begin > 0.3 });
+	kill 'CONT', $worker;
+	is($try->result->{out}, 't', 'beside a waiter: it is not');
+	is($waiter->result->{sqlstate}, '', 'and the waiter has it, too');
+	$_->quit foreach $holder, $waiter, $try;
+}
+
 # One who upgrades while another server waits for its shared lock could only
 # wait in a circle.
 {

@@ -137,6 +137,29 @@ foreach my $node ($here, $there)
 }
 
 #
+# Who has waited for longer than connect_timeout waits on when the lease is lost and
+# all is well otherwise.
+#
+
+{
+	my $name = 'lease revoked under one who waits for long';
+	$holder->query("SELECT etcd_lock('/held')");
+	$other->send($lock);
+	wait_until_waiting($other);
+	my $begin = time;
+	wait_until('longer than connect_timeout', sub { time - $begin > $connect_timeout + 0.5 });
+	my $lease = lease($there);
+	$etcd->revoke(hex $lease);
+	wait_until("$name: another lease", sub { lease($there) !~ /^(?:|\Q$lease\E)$/ });
+	wait_until("$name: it is in the queue again",
+		sub { $other->done || (my @keys = $etcd->keys('/held/')) == 2 });
+	ok(!$other->done, "$name: it waits on");
+	$holder->query("SELECT etcd_unlock('/held')");
+	is($other->result->{sqlstate}, '', "$name: and gets the lock");
+	$other->query("SELECT etcd_unlock('/held')");
+}
+
+#
 # Compaction
 #
 

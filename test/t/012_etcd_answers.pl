@@ -83,6 +83,12 @@ my $leases = leases();
 foreach my $case (
 	[ 'request is lost', { do => 'hold' } ],
 	[ 'request is refused', { do => 'refuse' } ],
+	[
+		'etcd is too busy',
+		{
+			EtcdLockTest::Proxy::refusal('429 Too Many Requests', 8, 'etcdserver: too many requests')
+		}
+	],
 	[ 'request comes late', { do => 'delay', ms => 1500 } ],
 	[ 'request comes twice', { do => 'repeat', ms => 0 } ],
 	[ 'answer is lost', { do => 'hold_answer' } ],

@@ -285,6 +285,15 @@ sub nothing_is_lost
 		'42501', 'so does one that is taken away');
 	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
 		'--prefix=true', '/more/');
+	my ($first, $second) = map { session($_) } $here, $there;
+	$first->query("SELECT etcd_lock('/more/z')");
+	$second->send("SELECT etcd_lock('/more/z')");
+	wait_until('somebody waits', sub { my @keys = $etcd->keys('/more/z'); @keys == 2 });
+	$etcd->etcdctl_root('role', 'revoke-permission', 'app', '--prefix=true', '/more/');
+	is($second->result->{sqlstate}, '42501', 'who waits for a lock whose name became forbidden is told');
+	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
+		'--prefix=true', '/more/');
+	$_->quit foreach $first, $second;
 	wait_until('what could not be given back is', sub { !grep { m{^/more} } $etcd->keys('') });
 	pass('a lock whose name became forbidden is given back later');
 	nothing_is_lost('rights changed');

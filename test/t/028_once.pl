@@ -250,10 +250,19 @@ foreach my $case (
 }
 
 # The answer is lost, and etcd is away until the lease is given up here: there it
-# comes back to life, with the key of the claim that nobody was told of.
-foreach my $what ('etcd_try_once', 'etcd_try_lock')
+# comes back to life, with the key of the claim that nobody was told of.  It may
+# refuse for a while to let go of it.
+my %busy = EtcdLockTest::Proxy::refusal('429 Too Many Requests', 8, 'etcdserver: too many requests');
+my %denied = EtcdLockTest::Proxy::refusal('403 Forbidden', 7, 'etcdserver: permission denied');
+foreach my $case (
+	[ 'etcd_try_once', '' ],
+	[ 'etcd_try_once', 'cannot be revoked', { path => '/lease/revoke$', %denied } ],
+	[ 'etcd_try_once', 'cannot be revoked at once', { path => '/lease/revoke$', %busy, times => 1 } ],
+	[ 'etcd_try_once', 'cannot be listed', { path => '/lease/leases$', %denied } ],
+	[ 'etcd_try_lock', '' ])
 {
-	my $name = "$what: the answer is lost, then the lease";
+	my ($what, $how, @rules) = @$case;
+	my $name = "$what: the answer is lost, then the lease" . ($how && ", which $how");
 	my $call = $what eq 'etcd_try_once' ? "etcd_try_once('/once', ${\ tick(++$n)})" : "etcd_try_lock('/once')";
 	$proxy->rules(
 		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' },
@@ -263,11 +272,52 @@ foreach my $what ('etcd_try_once', 'etcd_try_lock')
 	$etcd->kill9;
 	wait_until("$name: the lease is given up",
 		sub { $nodes[0]->safe_psql('postgres', 'SELECT lease IS NULL FROM etcd_lock_status()') eq 't' });
-	$proxy->rules;
+	$proxy->rules(@rules);
 	$etcd->start;
 	is($one->result->{out}, 't', "$name: it is claimed all the same");
 	is(join(' ', map { $_->query("SELECT $call") } $two, $three), 'f f', "$name: once");
 	$one->query("SELECT etcd_unlock('/once')") if $what eq 'etcd_try_lock';
+	$proxy->rules;
+	wait_until("$name: nothing is left", sub { !$etcd->keys('/once') });
+}
+
+# The answer is lost, and somebody else has come into the queue before the caller
+# asks again: it cannot run, and must not say that somebody else does.
+{
+	my $name = 'the answer is lost, and then the lock';
+	$n++;
+	$proxy->rules(
+		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' });
+	$one->send("SELECT etcd_try_once('/once', ${\ tick($n)})");
+	wait_until("$name: it is put", sub { $etcd->keys('/once/') });
+	my $etcdctl = EtcdLockTest::EtcdctlLock->new($etcd, '/once');
+	my $result = $one->result;
+	is($result->{sqlstate}, '08006', "$name: an error");
+	like($result->{err}, qr/DETAIL:  The tick is claimed, but the lock has another owner/,
+		"$name: which says why");
+	$proxy->rules;
+	wait_until('etcdctl has the lock', sub { $etcdctl->held });
+	$etcdctl->release;
+	wait_until('etcdctl has ended', sub { !$etcd->keys('/once/') });
+	is(join(' ', map { once($_, $n) } $one, $two, $three), 'f f f', "$name: nobody runs");
+}
+
+# The same, and a later tick has been claimed by then.
+{
+	my $name = 'the answer is lost, and then the tick';
+	$n++;
+	$proxy->rules(
+		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' });
+	$one->send("SELECT etcd_try_once('/once', ${\ tick($n)})");
+	wait_until("$name: it is put", sub { $etcd->keys('/once/') });
+	$proxy->rules({ path => '^/v3/kv/txn$', body => '^(?!.*(?:put|delete))', do => 'hold' });
+	wait_until("$name: and deleted", sub { !$etcd->keys('/once/') });
+	is(once($two, ++$n), 't', "$name: a later one is claimed");
+	$proxy->rules;
+	my $result = $one->result;
+	is($result->{sqlstate}, '08006', "$name: an error");
+	like($result->{err}, qr/DETAIL:  Whether the tick was claimed is not known/,
+		"$name: which says why");
 }
 
 # With the lock held already the same request, sent twice, is one claim.
@@ -280,6 +330,13 @@ foreach (1 .. 5)
 	is(join(' ', once($one, $n), once($one, $n)),
 		't f', 'the lock is held, the request comes twice: the tick is claimed once');
 }
+$proxy->rules;
+
+# Nor is the answer to an earlier claim one to this.
+is(once($one, ++$n), 't', 'the lock is held: a tick is claimed');
+$proxy->rules({ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'stale_answer' });
+is($one->try("SELECT etcd_try_once('/once', ${\ tick($n)})")->{sqlstate},
+	'38000', 'and claimed again, with the answer to the first claim: an error');
 $proxy->rules;
 $one->query("SELECT etcd_unlock('/once')");
 

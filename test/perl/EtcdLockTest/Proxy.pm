@@ -90,6 +90,23 @@ sub rules
 	return;
 }
 
+=item EtcdLockTest::Proxy::refusal($status, $code, $message)
+
+What makes a rule answer in etcd's place that it refuses, as etcd says it: with this
+HTTP status and this gRPC code.
+
+=cut
+
+sub refusal
+{
+	my ($status, $code, $message) = @_;
+	my $body = encode_json({ error => $message, code => $code, message => $message });
+	return (
+		do => 'answer',
+		start => "HTTP/1.1 $status\r\nContent-Type: application/json\r\nContent-Length: "
+		  . length($body) . "\r\n\r\n$body");
+}
+
 =item $proxy->hits([$name])
 
 How many exchanges have met a rule of this name (without: that has no name).
