@@ -64,6 +64,7 @@ static ClockReading sent;		/* grant or keepalive */
 static uint64 raft_term;		/* of its answer */
 static int64 floor_revision;	/* highest seen when the sentinel was read */
 static int64 listed_at;			/* when the list of keys was asked for */
+static int64 leaving = 0;		/* the lease to be given back at exit */
 static bool revoking_for_exit = false;
 static bool revoked = false;
 
@@ -361,7 +362,10 @@ revoke_done(void *arg, const EtcdAnswer *answer)
 	busy = false;
 	if (revoking_for_exit)
 	{
-		revoked = true;
+		/* The connection may have broken; the wait for this is bounded. */
+		revoked = answer->delivered;
+		if (!revoked)
+			retry_later();
 		return;
 	}
 	if (!answer->delivered)
@@ -762,6 +766,13 @@ lease_start(void)
 		state = LEASE_ALIVE;
 }
 
+static void
+revoke_for_exit(void)
+{
+	call(ETCD_PATH_LEASE_REVOKE, etcd_encode_lease_id(leaving),
+		 repeatable_timeout(), revoke_done);
+}
+
 void
 lease_tick(void)
 {
@@ -769,8 +780,14 @@ lease_tick(void)
 		lease_gone(TOO_LATE);
 	watch_sentinel();
 
-	if (busy || revoking_for_exit || clock_now() < next_time || !link_ready())
+	if (busy || clock_now() < next_time || !link_ready())
 		return;
+	if (revoking_for_exit)
+	{
+		if (!revoked)
+			revoke_for_exit();
+		return;
+	}
 
 	switch (state)
 	{
@@ -803,19 +820,15 @@ lease_tick(void)
 void
 lease_revoke_for_exit(void)
 {
-	int64		id = lease_id();
-
 	revoking_for_exit = true;
 	if (state != LEASE_ALIVE && state != LEASE_GRANTED)
 	{
 		revoked = true;
 		return;
 	}
+	leaving = lease_id();
 	lease_gone(NULL);
-	call(ETCD_PATH_LEASE_REVOKE, etcd_encode_lease_id(id),
-		 etcd_lock_request_timeout, revoke_done);
-	if (!busy)
-		revoked = true;
+	revoke_for_exit();
 }
 
 bool

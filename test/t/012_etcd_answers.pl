@@ -384,5 +384,10 @@ is(leases(), $leases, 'nothing of this has cost a lease');
 
 is_left_clean($etcd, $here, $there);
 $_->quit foreach $session, $second, $other;
+
+# At shutdown a connection breaks: the lease is given back all the same, see finish().
+$proxy->rules({ path => '/lease/revoke$', name => 'revoke', do => 'refuse', times => 2 });
+$here->stop('fast');
+is($proxy->hits('revoke'), 2, 'revoke at shutdown: the proxy has refused it, also to libcurl, which tries twice');
 finish($etcd, $here, $there);
 $proxy->stop;
