@@ -331,7 +331,7 @@ inline find(n, what)
 	}
 }
 
-#define FOREIGN(x, s)	((x) != 0 && (((x) & OLD) || OWNER(x) != (s)))
+#define FOREIGN(x, s)	((x) != 0 && OWNER(x) != (s))
 #define CONFLICT(x, s, m)	(FOREIGN(x, s) && ((m) == EX || MODE(x) == EX))
 
 /* ---------------------------------------------------------------- the table */
@@ -1120,9 +1120,14 @@ end:
 #ifdef NO_RULE_14
 			/* own keys that are as good as gone count as well */
 			:: q[NAME_OF(i) * QL + c] != 0 && !FOREIGN(q[NAME_OF(i) * QL + c], SERVER_OF(i)) &&
-			   SLOT(q[NAME_OF(i) * QL + c]) != GHOST &&
+			   !(q[NAME_OF(i) * QL + c] & OLD) && SLOT(q[NAME_OF(i) * QL + c]) != GHOST &&
 			   key[ENTRY_OF(i) * K + SLOT(q[NAME_OF(i) * QL + c]) % K].st == DELETING &&
 			   res == 1 -> res = 2
+#endif
+#ifdef NO_RULE_14_LEASE
+			/* nor are those of a former lease own ones */
+			:: q[NAME_OF(i) * QL + c] != 0 && OWNER(q[NAME_OF(i) * QL + c]) == SERVER_OF(i) &&
+			   (q[NAME_OF(i) * QL + c] & OLD) && res == 1 -> res = 2
 #endif
 			:: else
 			fi
