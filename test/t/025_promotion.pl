@@ -62,10 +62,15 @@ my %value = (
 sub outcome
 {
 	my ($node, $sql) = @_;
+	my $keys = sub { scalar grep { !m{/tick/} } $etcd->lock_keys };
+	my $before = $keys->();
 	my $session = session($node);
 	my $result = $session->try("SET statement_timeout = '20 s'; $sql");
 	my @values = map { /^[tf]?$/ ? $_ : 'value' } split /\|/, $result->{out}, -1;
+
+	# The server goes on with the end of a session when the client has gone.
 	$session->quit;
+	wait_until('its locks are gone', sub { $keys->() <= $before });
 	return $result->{sqlstate} || join ' ', 'ok', @values;
 }
 
