@@ -11,6 +11,7 @@ SELECT etcd_lock('jobs/write');
 SELECT etcd_lock('/read');
 SELECT etcd_lock('.etcd_lock/server');
 SELECT etcd_lock('jobs/.etcd_lock/x');
+SELECT etcd_lock('jobs/.etcd_lock');
 SELECT etcd_lock(repeat('x', 513));
 SELECT etcd_lock_shared('');
 SELECT etcd_xact_lock('');

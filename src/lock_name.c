@@ -89,7 +89,9 @@ set_text_name(LockName *name, text *user_name, bool integer_too)
 	if (ends_with(name->key, strlen(name->key), "/read") ||
 		ends_with(name->key, strlen(name->key), "/write"))
 		bad_name(_("The name ends in \"/read\" or \"/write\"."));
-	if (strstr(name->key, ETCD_LOCK_RESERVED) != NULL &&
+
+	/* Nor may its keys, which have a slash behind it, lie where ours are. */
+	if (strstr(psprintf("%s/", name->key), ETCD_LOCK_RESERVED) != NULL &&
 		!(integer_too && strncmp(utf8, INTEGER_PREFIX, strlen(INTEGER_PREFIX)) == 0))
 		bad_name(psprintf(_("\"%s\" is reserved."), ETCD_LOCK_RESERVED));
 
