@@ -21,6 +21,13 @@
 #define MAX_IDLE_HANDLES	32
 
 /*
+ * For how long an address is used, seconds, unless it turns out to be wrong: so
+ * long that a slow name server is not asked while all is well.  ("For ever", -1,
+ * means never in libcurl 8.14, and is an error in 8.16.)
+ */
+#define ADDRESS_LIFETIME	1000000L
+
+/*
  * What may change while requests are under way.  Handles refer to it, and
  * libcurl to its memory.
  */
@@ -242,7 +249,7 @@ new_easy(EtcdHandles *handles)
 	if (set_protocols(easy) &&
 		set_tls(easy, handles->options) &&
 		curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
-		curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, -1L) == CURLE_OK &&
+		curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, ADDRESS_LIFETIME) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
 						 (long) CURL_HTTP_VERSION_1_1) == CURLE_OK &&
 		curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L) == CURLE_OK &&

@@ -291,7 +291,8 @@ $etcd->delete('settings/');
 	my $who = eval { decode_json($odd->{value}) };
 	is(ref $who, 'HASH', 'odd names: the value is JSON');
 	is($who->{user}, "r\x{f6}le \"'\\\\", 'the user in UTF-8');
-	is($who->{application}, 'a"\??', 'the application as PostgreSQL keeps it');
+	is($who->{application}, $session->query('SHOW application_name'),
+		'the application as PostgreSQL keeps it');
 	is($who->{database}, 'latin1', 'the database');
 	is( queue($other, '/odd', 'username'),
 		"r\xc3\xb6le \"'\\\\",

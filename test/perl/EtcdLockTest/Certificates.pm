@@ -60,11 +60,16 @@ sub issue
 		  . "\nextendedKeyUsage=serverAuth,clientAuth\n");
 	$self->openssl('req', new_key("$base.key"), '-out', "$base.csr",
 		'-subj', $options{subject} // '/');
+	my $days = $options{days} // 10;
+	my @validity = ('-days', $days);
+
+	# Newer releases make none that ends before it begins.
+	@validity = ('-not_before', '20200101000000Z', '-not_after', '20200102000000Z')
+	  if $days < 0 && `openssl x509 -help 2>&1` =~ /-not_after/;
 	$self->openssl(
 		'x509', '-req', '-in', "$base.csr", '-out', "$base.crt",
 		'-CA', $self->file, '-CAkey', "$self->{dir}/ca.key",
-		'-CAcreateserial', '-days', $options{days} // 10,
-		'-extfile', "$base.ext");
+		'-CAcreateserial', @validity, '-extfile', "$base.ext");
 	return { cert => "$base.crt", key => "$base.key" };
 }
 
