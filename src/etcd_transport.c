@@ -473,6 +473,7 @@ explain_error(EtcdRequest *request, CURLcode result)
 		hint = " (does the endpoint speak https?)";
 	else if (!request->sent && strcasecmp(scheme, "https") == 0 &&
 			 (strstr(request->error, "SSL_ERROR_SYSCALL") != NULL ||
+			  strstr(request->error, "unexpected eof") != NULL ||
 			  strstr(request->error, "reset by peer") != NULL))
 		hint = " (does the endpoint speak http?)";
 	if (hint != NULL && len + strlen(hint) < sizeof(request->error))

@@ -336,7 +336,7 @@ END
 			wait_until("$version: an answer", sub {
 				# The worker may still have the old link: nothing must be held then.
 				$result = $session->try("SELECT etcd_xact_lock('/new')");
-				return $result->{err} =~ /:$port: (?!.*Couldn't connect)/;
+				return $result->{err} =~ /:$port: (?!.*Could(?:n't| not) connect)/;
 			});
 			like($result->{err}, qr/protocol version/, 'TLS 1.1 is refused');
 		}
