@@ -54,6 +54,10 @@ sub order_of_grants
 
 	while (@waiting)
 	{
+		# The next one of a server comes into the queue when it is woken.
+		my %server = map { substr($_, 0, 1) => 1 } $holder, @waiting;
+		wait_until('every server that holds or waits has a key',
+			sub { $etcd->keys("$name/") == keys %server });
 		$session{$holder}->query("SELECT etcd_unlock('$name')");
 		($holder) = wait_until('somebody gets the lock',
 			sub {
