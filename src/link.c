@@ -112,32 +112,15 @@ load_tls(void)
  * the next run of the transport.
  */
 static void
-give_up_calls(void)
+abort_all(dlist_head *list)
 {
 	dlist_iter	iter;
 
-	dlist_foreach(iter, &calls)
+	dlist_foreach(iter, list)
 	{
 		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
 
 		etcd_transport_abort(call->request, "given up: the endpoint has failed or is no longer in use");
-	}
-}
-
-/*
- * Nor are watches kept on it, even if they are still open: an etcd 3.5 that is
- * being stopped at times waits 7 s for them to end, and takes no requests then.
- */
-static void
-give_up_streams(void)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &streams)
-	{
-		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
-
-		etcd_transport_abort(call->request, "given up: the endpoint has failed");
 	}
 }
 
@@ -170,7 +153,7 @@ link_reload(void)
 	{
 		up = false;
 		generation++;
-		give_up_calls();
+		abort_all(&calls);
 		backoff = 0;
 		not_before = 0;
 		searching = true;
@@ -269,10 +252,16 @@ failed(uint64 of_generation, const char *error)
 	}
 
 	generation++;
-	give_up_streams();
+
+	/*
+	 * Watches are not kept even if they are still open: an etcd 3.5 that is
+	 * being stopped at times waits 7 s for them to end, and takes no requests
+	 * then.
+	 */
+	abort_all(&streams);
 	if (endpoints_count() > 1)
 	{
-		give_up_calls();
+		abort_all(&calls);
 		endpoints_search(error);
 	}
 	else
@@ -305,7 +294,7 @@ link_found(bool changed)
 	{
 		up = false;
 		generation++;
-		give_up_calls();
+		abort_all(&calls);
 	}
 	backoff = 0;
 	not_before = 0;

@@ -290,12 +290,14 @@ foreach my $case (
 		{ path => '^/v3/kv/txn$', body => 'request_?put', times => 1, do => 'hold_answer' });
 	$one->send("SELECT etcd_try_once('/once', ${\ tick($n)})");
 	wait_until("$name: it is put", sub { $etcd->keys('/once/') });
+	$proxy->rules({ path => '^/v3/kv/txn$', body => '^(?!.*(?:put|delete))', do => 'hold' });
 	my $etcdctl = EtcdLockTest::EtcdctlLock->new($etcd, '/once');
+	wait_until('etcdctl is in the queue', sub { grep { !m{/write/} } $etcd->keys('/once/') });
+	$proxy->rules;
 	my $result = $one->result;
 	is($result->{sqlstate}, '08006', "$name: an error");
 	like($result->{err}, qr/DETAIL:  The tick is claimed, but the lock has another owner/,
 		"$name: which says why");
-	$proxy->rules;
 	wait_until('etcdctl has the lock', sub { $etcdctl->held });
 	$etcdctl->release;
 	wait_until('etcdctl has ended', sub { !$etcd->keys('/once/') });
