@@ -47,5 +47,5 @@ SELECT etcd_lock('d1') > 0 AS locked;
 SELECT count(etcd_lock('d1')) AS locked;
 SELECT etcd_unlock_all();
 
-SELECT count(*) FROM etcd_locks;
+SELECT count(pid) FROM etcd_locks;
 DROP VIEW held;

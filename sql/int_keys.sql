@@ -62,9 +62,9 @@ SELECT * FROM advisory;
 
 -- One bigint, two integers and a text are different locks
 SELECT etcd_lock((1::bigint << 32) + 2) > 0 AS bigint, etcd_lock(1, 2) > 0 AS int_int,
-       etcd_lock('1,2') > 0 AS text;
+       etcd_lock('1, 2, text') > 0 AS text;
 SELECT etcd_unlock((1::bigint << 32) + 2) AS bigint, etcd_unlock(1, 2) AS int_int,
-       etcd_unlock('1,2') AS text;
+       etcd_unlock('1, 2, text') AS text;
 SELECT etcd_unlock_all();
 SELECT * FROM held;
 
@@ -96,5 +96,5 @@ SELECT etcd_lock_check(1), etcd_lock_token(1) IS NULL AS no_token;
 COMMIT;
 SELECT * FROM held;
 
-SELECT count(*) FROM etcd_locks;
+SELECT count(pid) FROM etcd_locks;
 DROP VIEW held, advisory;

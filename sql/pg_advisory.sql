@@ -31,7 +31,20 @@ SELECT has_schema_privilege('public', 'etcd_advisory', 'USAGE') AS usage,
        count(*) FILTER (WHERE has_function_privilege('public', oid, 'EXECUTE')) AS execute
   FROM pg_proc WHERE pronamespace = 'etcd_advisory'::regnamespace;
 
--- An unqualified call finds them by search_path alone
+-- An unqualified call finds them by search_path alone; whether it does can be asked
+SELECT in_effect, cardinality(missing) FROM etcd_advisory_in_effect();
+SET search_path = "$user", public, pg_catalog, etcd_advisory;
+SELECT in_effect, cardinality(missing) FROM etcd_advisory_in_effect();
+SET search_path = "$user", public, etcd_advisory, pg_catalog;
+SELECT * FROM etcd_advisory_in_effect();
+CREATE ROLE regress_etcd_drop_in;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA etcd_advisory TO regress_etcd_drop_in;
+REVOKE EXECUTE ON FUNCTION etcd_advisory.pg_advisory_lock(bigint) FROM regress_etcd_drop_in;
+SET ROLE regress_etcd_drop_in;
+SELECT * FROM etcd_advisory_in_effect();
+RESET ROLE;
+DROP OWNED BY regress_etcd_drop_in;
+DROP ROLE regress_etcd_drop_in;
 SET search_path = "$user", public, etcd_advisory, pg_catalog;
 SELECT pg_advisory_lock(1), pg_advisory_lock_shared(2),
        pg_try_advisory_lock(3), pg_try_advisory_lock_shared(4),
@@ -132,5 +145,5 @@ RESET etcd_lock.session_locks;
 
 DROP OWNED BY regress_etcd_lock;
 DROP ROLE regress_etcd_lock;
-SELECT count(*) FROM etcd_locks;
+SELECT count(pid) FROM etcd_locks;
 DROP VIEW held, advisory;

@@ -76,5 +76,5 @@ SELECT count(*) AS tokens,
        count(*) FILTER (WHERE token < before) AS decreased
   FROM (SELECT token, lag(token) OVER (ORDER BY n) AS before FROM tokens) t;
 
-SELECT count(*) FROM etcd_locks;
+SELECT count(pid) FROM etcd_locks;
 DROP VIEW held;

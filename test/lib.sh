@@ -47,6 +47,11 @@ run_logged()
 #
 # Who runs the servers: PostgreSQL refuses root.
 #
+# What belongs to the server user is in the hands of every superuser of a cluster
+# on this machine, who can put a symbolic link where root is about to write.  So
+# root opens no file below such a directory: its logs and process ids lie beside
+# it, and what must be in there is read and written as the server user.
+#
 
 server_user=$(id -un)
 as_server_user=()
@@ -62,12 +67,49 @@ as_server()
 	"${as_server_user[@]}" "$@"
 }
 
+# server_dir DIR...: make directories that belong to the server user, in one of
+# ours.
+server_dir()
+{
+	mkdir "$@"
+	[ "$(id -u)" != 0 ] || chown "$server_user" "$@"
+}
+
+# append_as_server FILE: standard input to the end of it.
+append_as_server()
+{
+	# shellcheck disable=SC2016
+	as_server sh -c 'exec cat >>"$1"' sh "$1"
+}
+
+# roots_among_servers DIR: print what root has made in directories of the server
+# user.
+roots_among_servers()
+{
+	find "$1" -type d -user "$server_user" -exec \
+		find {} -mindepth 1 -maxdepth 1 -user root \;
+}
+
 #
 # Packages
 #
 
+# The major version of the distribution's own PostgreSQL.
+release_postgres()
+{
+	local version
+
+	command -v apt-cache >/dev/null || return 1
+	version=$(apt-cache show --no-all-versions postgresql 2>/dev/null | sed -n 's/^Version: //p')
+	if [ -z "$version" ] && [ "$(id -u)" = 0 ]; then
+		apt-get update >/dev/null 2>&1 </dev/null || return 1
+		version=$(apt-cache show --no-all-versions postgresql | sed -n 's/^Version: //p')
+	fi
+	echo "${version%%[!0-9]*}"
+}
+
 # The major version to build for: the one that a running Debian release has,
-# else the newest one that is installed.
+# else the newest one that is installed, or the distribution's own.
 choose_postgres()
 {
 	local release
@@ -80,7 +122,8 @@ choose_postgres()
 		case $release in
 			debian12) pg_version=15 ;;
 			debian13) pg_version=17 ;;
-			*) pg_version=$(ls /usr/lib/postgresql 2>/dev/null | sort -n | tail -n 1) || true ;;
+			*) pg_version=$(ls /usr/lib/postgresql 2>/dev/null | sort -n | tail -n 1) || true
+				[ -n "$pg_version" ] || pg_version=$(release_postgres) || true ;;
 		esac
 		pg_config=/usr/lib/postgresql/$pg_version/bin/pg_config
 	fi
@@ -113,7 +156,11 @@ need_packages()
 	command -v prove >/dev/null || missing+=(perl)
 	want libc6-dev '/usr/include/stdio.h'
 	want libcurl4-openssl-dev '/usr/include/curl/curl.h' '/usr/include/*/curl/curl.h'
+	want libnghttp2-dev '/usr/include/nghttp2/nghttp2.h'
+	want libssl-dev '/usr/include/openssl/ssl.h'
+	want libc-ares-dev '/usr/include/ares.h'
 	want libcjson-dev '/usr/include/cjson/cJSON.h' '/usr/local/include/cjson/cJSON.h'
+	want python3-h2 '/usr/lib/python3/dist-packages/h2/__init__.py'
 	want libipc-run-perl '/usr/share/perl5/IPC/Run.pm' '/usr/local/share/perl/*/IPC/Run.pm'
 	if [ -z "${PG_CONFIG:-}" ]; then
 		want "postgresql-$pg_version" "$dir/$pg_version/bin/postgres"
@@ -139,10 +186,20 @@ apt_install()
 		-o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 "$@"
 }
 
+# one_at_a_time: of suites that run side by side, for the rest of this subshell.
+one_at_a_time()
+{
+	mkdir -p "$top/build"
+	exec 9>"$top/build/packages.lock"
+	flock 9
+}
+
 # The server's package starts the clusters that are meant to run, and creates
-# one when it is new, unless this is turned off in createcluster.d.
+# one when it is new, unless this is turned off in createcluster.d.  The lists of
+# packages are new enough for an hour.
 install_packages()
 (
+	one_at_a_time
 	conf=/etc/postgresql-common
 	log=$(mktemp)
 	made=()
@@ -164,8 +221,12 @@ install_packages()
 		echo "create_main_cluster = off" >"$conf/createcluster.d/etcd_lock-tests.conf"
 	fi
 
-	run_logged "$log" apt-get update || exit 1
-	run_logged "$log" apt_install "$@"
+	if [ -z "$(find "$top/build/lists-are-new" -mmin -60 2>/dev/null)" ] ||
+		! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then
+		run_logged "$log" apt-get update || exit 1
+		touch "$top/build/lists-are-new"
+	fi
+	run_logged "$log" apt_install "$@" 9>&-
 )
 
 # The archive that this machine's own packages come from.
@@ -187,6 +248,9 @@ unpack()
 	apt=()
 
 	command -v apt-get >/dev/null || exit 1
+	one_at_a_time
+	# Another suite may just have done it.
+	[ ! -d "$dir" ] || exit 0
 	[ "$(id -u)" != 0 ] || apt+=(-o APT::Sandbox::User=root)
 	rm -rf "$dir.part"
 	mkdir -p "$dir.part/debs"
@@ -262,7 +326,7 @@ fetch_source()
 build_extension()
 {
 	say "Building the extension for PostgreSQL $pg_version"
-	run_logged "$top/build/make.log" make -C "$top" PG_CONFIG="$pg_config" all
+	run_logged "$top/build/make.log" make -s -j"$(nproc)" -C "$top" PG_CONFIG="$pg_config" all
 }
 
 # stage_conf DIR: settings with which a server finds the extension in DIR,
@@ -331,7 +395,8 @@ etcd_answers()
 }
 
 # start_etcd DIR: sets etcd_pid (also in the file DIR.pid) and etcd_url; DIR must
-# belong to the server user, and $etcd be a program that this user can reach.
+# belong to the server user, and $etcd be a program that this user can reach.  The
+# log is DIR.log.
 start_etcd()
 {
 	local dir=$1 attempt client peer
@@ -346,15 +411,15 @@ start_etcd()
 			--listen-peer-urls "http://127.0.0.1:$peer" \
 			--initial-advertise-peer-urls "http://127.0.0.1:$peer" \
 			--initial-cluster "default=http://127.0.0.1:$peer" \
-			</dev/null >"$dir/log" 2>&1 &
+			</dev/null >"$dir.log" 2>&1 &
 		etcd_pid=$!
 		disown "$etcd_pid"
 		echo "$etcd_pid" >"$dir.pid"
 		wait_for 30 etcd_answers || break
 		! gone "$etcd_pid" && return 0
-		rm -rf "$dir/data"
+		as_server rm -rf "$dir/data"
 	done
-	tail -n 20 "$dir/log" >&2
+	tail -n 20 "$dir.log" >&2
 	die "etcd does not start"
 }
 
@@ -391,6 +456,33 @@ end_process()
 	kill "$1" 2>/dev/null || return 0
 	wait_for 20 gone "$1" || kill -KILL "$1" 2>/dev/null || true
 }
+
+# npm_modules DIR TARGET: make TARGET/node_modules, unless it is there, in a directory
+# that belongs to the server user, of the very packages that DIR/package-lock.json
+# names.  None of their code runs meanwhile, and nothing runs as root.  They are kept
+# in build.
+npm_modules()
+(
+	archive=$top/build/npm-$(cat "$1"/*.json | cksum | cut -d ' ' -f 1).tar
+	trap 'rm -f "$archive.part"' EXIT
+	trap 'exit 1' INT TERM HUP
+
+	[ -d "$2" ] || server_dir "$2"
+	[ ! -d "$2/node_modules" ] || exit 0
+	if [ ! -f "$archive" ]; then
+		as_server rm -f "$2/package.json" "$2/package-lock.json"
+		for file in package.json package-lock.json; do
+			append_as_server "$2/$file" <"$1/$file"
+		done
+		run_logged "$top/build/npm.log" as_server env HOME="$2" npm --prefix "$2" \
+			--cache "$2/.npm" ci --ignore-scripts --no-audit --no-fund \
+			--fetch-retries=1 --fetch-timeout=20000 || exit 1
+		as_server tar -C "$2" -cf - node_modules >"$archive.part" || exit 1
+		mv "$archive.part" "$archive"
+	else
+		as_server tar -C "$2" -xf - <"$archive"
+	fi
+)
 
 # copy_etcd DIR: etcd's programs, to where the server user can reach them.
 copy_etcd()

@@ -40,6 +40,7 @@ use Time::HiRes qw(time);
 
 my $out = $ENV{ETCD_LOCK_BENCH_OUT} // '.';
 my @rows = grep { !defined $option{only} || $_->{id} =~ /$option{only}/ } Bench::Rows::all();
+@rows = grep { !$_->{thorough} } @rows if $option{quick} && !defined $option{only};
 @rows or die "no row matches $option{only}\n";
 
 my $rig = Bench::Rig->new(
@@ -56,6 +57,7 @@ foreach my $round (1 .. $option{rounds})
 	foreach my $row (@rows)
 	{
 		next if $row->{once} && $round < $option{rounds};
+		$rig->keep($row->{keep} // '200ms');
 		my $began = time;
 		my $result = eval { $row->{run}->($rig, $option{seconds}) };
 		my $error = $@;

@@ -71,39 +71,4 @@ draw(uint64_t *state)
 	return (uint32_t) (*state >> 33);
 }
 
-/*
- * Base64 once more, bit by bit, to compare with: false when "text" is not the
- * one way to write some bytes.  "bytes" has room for len of them.
- */
-static inline bool
-plain_base64(const char *text, size_t len, char *bytes, size_t *n)
-{
-	static const char digits[] =
-	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-	size_t		padding = 0;
-	size_t		bit;
-	size_t		nbits;
-
-	while (padding < len && text[len - 1 - padding] == '=')
-		padding++;
-	if (len % 4 != 0 || padding > 2)
-		return false;
-	nbits = (len - padding) * 6;
-	*n = nbits / 8;
-	memset(bytes, 0, len);
-	for (bit = 0; bit < nbits; bit++)
-	{
-		const char *digit = memchr(digits, text[bit / 6], 64);
-
-		if (digit == NULL)
-			return false;
-		if (((digit - digits) >> (5 - bit % 6) & 1) == 0)
-			continue;
-		if (bit / 8 >= *n)
-			return false;		/* left over bits must be 0 */
-		bytes[bit / 8] |= (char) (1 << (7 - bit % 8));
-	}
-	return true;
-}
-
 #endif							/* FUZZ_H */

@@ -8,7 +8,7 @@
  */
 #include <cjson/cJSON.h>
 
-#include "etcd_holder.h"
+#include "etcd/etcd_holder.h"
 #include "fuzz.h"
 
 static void
@@ -21,6 +21,7 @@ check_holder(const EtcdHolder *holder)
 	check(memchr(holder->application, '\0', ETCD_HOLDER_TEXT) != NULL);
 	check(!holder->has_port || holder->port >= 0);
 	check(!holder->has_pid || holder->pid >= 0);
+	check(!holder->has_timeline || holder->timeline >= 0);
 }
 
 static bool
@@ -33,6 +34,7 @@ is_same(const EtcdHolder *a, const EtcdHolder *b)
 		strcmp(a->application, b->application) == 0 &&
 		a->has_port == b->has_port && a->port == b->port &&
 		a->has_pid == b->has_pid && a->pid == b->pid &&
+		a->has_timeline == b->has_timeline && a->timeline == b->timeline &&
 		a->has_since == b->has_since && a->since == b->since;
 }
 

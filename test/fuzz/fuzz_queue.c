@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * fuzz_queue.c
- *	  queue_rules.c: the input is a lock's name, and the keys that a range below
+ *	  queue.c: the input is a lock's name, and the keys that a range below
  *	  it has brought.
  *
  * Lines of text: the name; then for each key its create_revision, a space, and
@@ -13,7 +13,7 @@
  *-------------------------------------------------------------------------
  */
 #include "fuzz.h"
-#include "queue_rules.h"
+#include "etcd/queue.h"
 
 #define MAX_KEYS	40
 
@@ -195,7 +195,7 @@ is_granted(const Queue *queue, int number, const char *owner, size_t len,
 	int			ahead[MAX_KEYS];
 	int			nahead;
 	int			i;
-	QueueVerdict verdict = queue_judge(&view, exclusive, key->create_revision, 0,
+	QueueVerdict verdict = queue_decide(&view, exclusive, key->create_revision, 0,
 									   ahead, &nahead);
 
 	check(verdict != QUEUE_DEADLOCK);
@@ -296,13 +296,13 @@ check_deadlock(const Queue *queue)
 					(kind == QUEUE_KEY_PLAIN ||
 					 (kind == QUEUE_KEY_WRITE && !(len >= 2 && memcmp(last, "0-", 2) == 0)));
 			}
-			check((queue_judge(&view, true, revision, own_read, NULL, &nahead) ==
+			check((queue_decide(&view, true, revision, own_read, NULL, &nahead) ==
 				   QUEUE_DEADLOCK) == expected);
-			check(queue_judge(&view, false, revision, own_read, NULL, NULL) !=
+			check(queue_decide(&view, false, revision, own_read, NULL, NULL) !=
 				  QUEUE_DEADLOCK);
 		}
 	check(!queue_is_free(&view, false) || queue->nkeys == 0 ||
-		  queue_judge(&view, false, INT64_MAX, 0, NULL, NULL) == QUEUE_GRANTED);
+		  queue_decide(&view, false, INT64_MAX, 0, NULL, NULL) == QUEUE_GRANTED);
 	check(!queue_is_free(&view, true) || queue_is_free(&view, false));
 }
 
@@ -326,7 +326,7 @@ check_split(const Queue *queue)
 		const char *last;
 		size_t		len;
 		QueueKeyKind kind = plain_kind(queue, key, &last, &len);
-		bool		is_key = queue_split_key(key->key, key->key_len, &parts);
+		bool		is_key = key_layout_split(key->key, key->key_len, &parts);
 
 		if (kind != QUEUE_KEY_OTHER && queue->name_len > 0 &&
 			!has_reserved_end(queue->name, queue->name_len))
@@ -381,7 +381,7 @@ has_twin(const Queue *queue, uint64_t lease)
 		if (!owner_of(queue, &queue->keys[i], &owner, &len))
 			continue;
 		ours = len == text_len && memcmp(owner, text, len) == 0;
-		if (queue_split_key(queue->keys[i].key, queue->keys[i].key_len, &parts) &&
+		if (key_layout_split(queue->keys[i].key, queue->keys[i].key_len, &parts) &&
 			parts.is_server ? ours != (parts.lease == lease) : ours)
 			return true;
 	}
@@ -419,7 +419,7 @@ check_places(const Queue *queue)
 		check(places[i].position == (kind == QUEUE_KEY_OTHER ? 0 : ++position));
 		if (kind == QUEUE_KEY_OTHER)
 			check(!places[i].granted);
-		else if (queue_split_key(key->key, key->key_len, &parts) && parts.is_server &&
+		else if (key_layout_split(key->key, key->key_len, &parts) && parts.is_server &&
 				 (*owner != '0' || owner[1] == '-') &&
 				 owner_of(&sorted, key, &owner, &len) && !has_twin(&sorted, parts.lease))
 			check(places[i].granted ==

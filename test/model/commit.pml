@@ -2,7 +2,7 @@
  * commit.pml
  *	  What was committed under the lock is on disk before the lock goes.
  *
- * The model of the ends of src/lock_session.c: a session commits with
+ * The model of the ends of src/session/lock_session.c: a session commits with
  * synchronous_commit = off.  PostgreSQL's lock goes in phase LOCKS, the shared
  * record behind it, in phase AFTER_LOCKS.  In between another session of the
  * server may come, and pass the lock on to another server.

@@ -2,7 +2,7 @@
  * lease.pml
  *	  Time: nobody believes longer than etcd keeps the lease.
  *
- * The model of src/lease.c, deadline.c and of the worker's end in worker.c.
+ * The model of src/worker/lease.c, deadline.c and of the worker's end in worker.c.
  * One server, a session that holds a lock, and an etcd whose leader can be
  * deposed without noticing it.  Time goes by in ticks, without an end, and is
  * kept as what is left or has passed.  Requests and answers take as long as

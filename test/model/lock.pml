@@ -2,8 +2,8 @@
  * lock.pml
  *	  Servers, their sessions, their keys, and etcd's queue.
  *
- * The model of src/lock_table.c, lock_grant.c, lock_keys.c, lock_session.c,
- * names.c, judge.c, queue_rules.c, requests.c and answers.c.  One step of the model is
+ * The model of src/shared/lock_table.c, lock_grant.c, lock_keys.c, lock_session.c,
+ * names.c, name_queue.c, queue.c, txn_queue.c and txn_answers.c.  One step of the model is
  * what those do under one LWLock, or what etcd does in one Txn.  README.md tells
  * what is left out, and what NO_RULE_n removes.
  *
@@ -24,6 +24,7 @@
  *	CANCELS		how often a session stops waiting
  *	MUTEXES		acquisitions by a client of another kind, on name 0
  *	TOKENS		check the tokens; needs ROUNDS
+ *	KEEP		hot names: a key stays when its last holder lets it go
  *	SLOW		sessions that were woken may sleep on for any time
  *	WATCHDOG	who drains looks again when a session begins to upgrade
  *	VICTIM		a session that must be served again and again
@@ -146,6 +147,9 @@ typedef Key {
 	bit window;
 	bit fresh;
 	bit gone;					/* deleted by hand, while held */
+#ifdef KEEP
+	bit behind;					/* a try may be told that others are ahead */
+#endif
 	unsigned check : 2;			/* 1 asked; 2 nobody waits; 3 somebody does */
 #ifdef NO_RULE_1
 	bit deleting;
@@ -334,6 +338,14 @@ inline find(n, what)
 #define FOREIGN(x, s)	((x) != 0 && OWNER(x) != (s))
 #define CONFLICT(x, s, m)	(FOREIGN(x, s) && ((m) == EX || MODE(x) == EX))
 
+#if defined(KEEP) && !defined(NO_RULE_38)
+#define MAY_BE_KEPT(x)	(OWNER(x) != MUTEX)
+#define KNOWN_BEHIND(i)	(key[i].behind)
+#else
+#define MAY_BE_KEPT(x)	false
+#define KNOWN_BEHIND(i)	true
+#endif
+
 /* ---------------------------------------------------------------- the table */
 
 inline wake(t, n)
@@ -371,6 +383,9 @@ inline clear_key(i)
 	key[i].window = 0; key[i].fresh = 0; key[i].check = 0; key[i].gone = 0;
 #ifdef TOKENS
 	key[i].rev = 0;
+#endif
+#ifdef KEEP
+	key[i].behind = 0;
 #endif
 #ifdef NO_RULE_1
 	key[i].deleting = 0;
@@ -468,6 +483,46 @@ inline has_holders(i)
 	(h[HOLD(t, n, m)].st == HOLDING && !h[HOLD(t, n, m)].superseded && \
 	 h[HOLD(t, n, m)].key == (i) + 1)
 
+#ifdef KEEP
+/*
+ * other = 1 + index of a key that stands in the way of key i and that nobody uses,
+ * or 0.  The key of a server that is cut off is as good as used.
+ */
+inline find_idle(i)
+{
+	other = 0;
+	for (c : 0 .. QL - 1) {
+		if
+		:: other == 0 && CONFLICT(q[NAME_OF(i) * QL + c], SERVER_OF(i), key[i].mode) &&
+		   OWNER(q[NAME_OF(i) * QL + c]) != MUTEX && !(q[NAME_OF(i) * QL + c] & OLD) &&
+		   SLOT(q[NAME_OF(i) * QL + c]) != GHOST && valid[OWNER(q[NAME_OF(i) * QL + c])] ->
+			f = (OWNER(q[NAME_OF(i) * QL + c]) * NN + NAME_OF(i)) * K +
+				SLOT(q[NAME_OF(i) * QL + c]);
+			if
+			:: key[f].st == HELD && !key[f].gone ->
+				needed(f);
+				other = (res -> 0 : f + 1)
+			:: else
+			fi
+		:: else
+		fi;
+		if
+		:: q[NAME_OF(i) * QL + c] == IN_ETCD(i) -> break
+		:: else
+		fi
+	}
+	a = 0; b = 0; c = 0; f = 0; g = 0; res = 0
+}
+
+/* A try is not refused by a key that nobody uses. */
+inline check_refusal(i)
+{
+	find_idle(i);
+	assert(other == 0);
+	other = 0
+}
+#endif
+
 /* found = 1 + index of the live key in mode m, or 0 */
 inline live_key(en, m)
 {
@@ -495,11 +550,18 @@ inline has_waiters(s, n, only_up)
 	}
 }
 
-/* Keys that nobody needs go, but for the rest of a window. */
+/*
+ * Keys that nobody needs go, but for the rest of a window: for those here who
+ * are about to take it over, or, of a hot name, for whoever asks next.
+ */
 inline settle(en)
 {
+#ifdef KEEP
+	other = 1;
+#else
 	has_waiters((en) / NN, (en) % NN, 0);
 	other = res;
+#endif
 	for (f : (en) * K .. (en) * K + K - 1) {
 		if
 		:: LIVE(f) ->
@@ -597,7 +659,8 @@ inline ask_exclusive(t, n)
 			condemn(e2);
 			want(t, n, EX, h[HOLD(t, n, EX)].try)
 		fi
-	:: found && key[found - 1].st == QUEUED && h[HOLD(t, n, EX)].try -> answer = FAILED
+	:: found && key[found - 1].st == QUEUED && h[HOLD(t, n, EX)].try &&
+	   KNOWN_BEHIND(found - 1) -> answer = FAILED
 	:: else -> wait_as_asker(t, n, EX)
 	fi
 }
@@ -661,7 +724,8 @@ inline ask_shared(t, n)
 		:: !other -> want(t, n, SH, h[HOLD(t, n, SH)].try)
 		:: other && key[other - 1].st == HELD && valid[SRV(t)] ->
 			e2 = other - 1; join(t, n, e2)
-		:: other && key[other - 1].st == QUEUED && h[HOLD(t, n, SH)].try -> answer = FAILED
+		:: other && key[other - 1].st == QUEUED && h[HOLD(t, n, SH)].try &&
+		   KNOWN_BEHIND(other - 1) -> answer = FAILED
 		:: else -> wait_as_asker(t, n, SH)
 		fi
 	fi
@@ -1064,6 +1128,12 @@ inline look(i)
  * looks at the table before a window ends that began when it was woken, and
  * before a key that is wanted after it was woken is put.
  */
+#ifdef NO_RULE_37
+#define WINDOW_MAY_END	false		/* nobody looks whether others have come */
+#else
+#define WINDOW_MAY_END	true
+#endif
+
 #ifdef SLOW
 #define MAY_END(i)	true
 #define MAY_SEND(i)	true
@@ -1116,7 +1186,9 @@ end:
 		res = 1;
 		for (c : 0 .. QL - 1) {
 			if
-			:: CONFLICT(q[NAME_OF(i) * QL + c], SERVER_OF(i), key[i].mode) -> res = 0
+			:: CONFLICT(q[NAME_OF(i) * QL + c], SERVER_OF(i), key[i].mode) ->
+				/* behind keys that may be kept it stands in line for a while */
+				res = (MAY_BE_KEPT(q[NAME_OF(i) * QL + c]) -> res : 0)
 #ifdef NO_RULE_14
 			/* own keys that are as good as gone count as well */
 			:: q[NAME_OF(i) * QL + c] != 0 && !FOREIGN(q[NAME_OF(i) * QL + c], SERVER_OF(i)) &&
@@ -1141,6 +1213,9 @@ end:
 		:: else ->
 			/* refused without a reason? */
 			assert(res == 0);
+#ifdef KEEP
+			check_refusal(i);
+#endif
 			if
 			:: key[i].st == SENT -> fail(i, 1)
 			:: else
@@ -1170,6 +1245,22 @@ end:
 		wake_entry(SERVER_OF(i), NAME_OF(i));
 		look(i) }
 	:: d_step { key[i].st == QUEUED && valid[SERVER_OF(i)] && !BLOCKED(i) -> look(i) }
+
+#ifdef KEEP
+	/*
+	 * It has stood in line for longer than any idle key is kept: whoever is ahead
+	 * uses the lock, and tries are told.
+	 */
+	:: d_step { key[i].st == QUEUED && !key[i].behind && BLOCKED(i) ->
+		find_idle(i);
+		if
+		:: other == 0 ->
+			key[i].behind = 1;
+			wake_entry(SERVER_OF(i), NAME_OF(i))
+		:: else
+		fi;
+		a = 0; other = 0 }
+#endif
 
 #if BYHAND > 0
 	/* the keys on the lease are listed; the queue itself decides */
@@ -1238,7 +1329,7 @@ end:
 #endif
 
 	/* the window ends, and the key goes when it was only kept for it */
-	:: d_step { key[i].st == HELD && key[i].window && MAY_END(i) ->
+	:: d_step { key[i].st == HELD && key[i].window && MAY_END(i) && WINDOW_MAY_END ->
 		printf("server %d: the window of key %d ends\n", SERVER_OF(i), i);
 		key[i].window = 0;
 		needed(i);

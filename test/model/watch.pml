@@ -2,8 +2,8 @@
  * watch.pml
  *	  Granting on a DELETE event, without a confirming look.
  *
- * The model of src/watch.c and of name_judge(), name_key_put() and
- * name_key_deleted() in src/judge.c.  One waiter, whose key W is put behind
+ * The model of src/client/watch.c and of name_queue_update(), name_queue_key_put() and
+ * name_key_deleted() in src/worker/name_queue.c.  One waiter, whose key W is put behind
  * the key F of another server.  Events and answers come on connections of
  * their own, and overtake each other.
  *
@@ -154,11 +154,11 @@ active proctype Worker()
 	byte r, was_f, was_w, kind, polls = POLLS;
 
 	do
-	/* name_key_put() */
+	/* name_queue_key_put() */
 	:: atomic { put_answer?r, was_f ->
 		own = r; state = QUEUED;
 		judge(r, was_f) }
-	/* name_judge() */
+	/* name_queue_update() */
 	:: atomic { answer?r, was_f, was_w ->
 		if
 		:: state != QUEUED || own > r

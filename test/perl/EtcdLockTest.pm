@@ -40,6 +40,7 @@ our @EXPORT = qw(
   median
   memory_of
   new_server
+  send_sleep
   set_endpoints
   start_server
   start_servers
@@ -285,9 +286,30 @@ sub wait_until_waiting
 				  . $session->{stderr}
 				  if $session->done;
 				return $session->{node}->safe_psql('postgres',
-					"SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted");
+					"SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted AND NOT lost");
 			});
 	}
+	return;
+}
+
+=item send_sleep($session)
+
+Send a statement that sleeps for a minute, and wait until it does, so that a cancel
+meets it and not an idle session.
+
+=cut
+
+sub send_sleep
+{
+	my ($session) = @_;
+	my $pid = $session->pid;
+	$session->send('SELECT pg_sleep(60)');
+	wait_until(
+		"backend $pid sleeps",
+		sub {
+			return $session->{node}->safe_psql('postgres',
+				"SELECT 1 FROM pg_stat_activity WHERE pid = $pid AND wait_event = 'PgSleep'");
+		});
 	return;
 }
 
@@ -386,7 +408,7 @@ sub is_left_clean
 =item finish($etcd, @nodes)
 
 The end of a test file: stop the servers gracefully, check that etcd has no key
-and no lease, and stop it.
+and no lease but those of ticks, and stop it.
 
 =cut
 
@@ -396,6 +418,7 @@ sub finish
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	$_->stop('fast') foreach @nodes;
+	$etcd->forget_ticks;
 	# Sooner than a lease that is not revoked ends by itself.
 	is_empty('servers stopped: no key is left in etcd',
 		sub { $etcd->keys('') }, 5);

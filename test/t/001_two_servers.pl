@@ -1,5 +1,5 @@
-# Two servers and one etcd: a lock held on one server is refused on the other,
-# whatever kind of key names it and whichever mode and scope it has.
+# A lock held on one server is refused on another one, for every kind of key, every mode
+# and every scope.
 
 use strict;
 use warnings;
@@ -59,8 +59,8 @@ is_left_clean($etcd, $here, $there);
 $holder->query(q{SELECT etcd_lock('/a'), etcd_lock(1), etcd_lock(1, 1)});
 is( $other->query(
 		q{SELECT etcd_try_lock('/b'), etcd_try_lock('/a/b'), etcd_try_lock(2),
-		  etcd_try_lock(1, 2), etcd_try_lock(0, 1), etcd_try_lock('1'),
-		  etcd_try_lock('1,1')}),
+		  etcd_try_lock(1, 2), etcd_try_lock(0, 1), etcd_try_lock('1.0'),
+		  etcd_try_lock('1.1')}),
 	't|t|t|t|t|t|t',
 	'other names and other kinds of keys are other locks');
 $other->query('SELECT etcd_unlock_all()');

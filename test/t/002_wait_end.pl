@@ -1,5 +1,5 @@
-# A wait can be ended, whether the lock is held on the same server or on
-# another one, and leaves nothing behind.
+# Everything that can end a wait, whether the lock is held on the same server or on
+# another one; nothing is left behind.
 
 use strict;
 use warnings;

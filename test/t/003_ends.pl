@@ -1,6 +1,6 @@
-# Whatever ends a hold makes the lock free for the other server, and what does
-# not end it must not lose it.  The lease lives for a minute, and the keys on it
-# are looked at every 12 seconds: what is free sooner has waited for neither.
+# Everything that ends a hold makes the lock free for the other server, and nothing else
+# loses it.  The lease lives for a minute, and its keys are checked every 12 seconds: a
+# lock that is free sooner has waited for neither.
 
 use strict;
 use warnings;
@@ -108,7 +108,7 @@ END
 $$
 SQL
 		wait_until('the block has the lock',
-			sub { $etcd->keys('/held/') == 1 });
+			sub { $control->query("SELECT 1 FROM etcd_locks WHERE granted AND pid = " . $holder->pid) });
 	},
 	sub {
 		my ($holder) = @_;
@@ -268,9 +268,10 @@ foreach my $victim (qw(holder waiter))
 	wait_until(
 		'the server has restarted and grants locks',
 		sub {
+			# psql may end before it is sent the query.
 			my ($code, $out) =
-			  $here->psql('postgres', "SELECT etcd_try_lock('/again')");
-			return $code == 0 && $out eq 't';
+			  eval { $here->psql('postgres', "SELECT etcd_try_lock('/again')") };
+			return defined $code && $code == 0 && $out eq 't';
 		});
 	$control = session($here);
 }

@@ -1,5 +1,5 @@
-# A hot standby is a server like any other: its sessions take locks that exclude
-# those of the primary and of every other server, and promotion changes nothing.
+# A hot standby is a server like any other: its sessions take locks that exclude those
+# of the primary and of every other server, and a promotion changes nothing.
 
 use strict;
 use warnings;

@@ -1,5 +1,5 @@
-# Bad names, bad endpoints, full tables, missing rights: always one clear error
-# with an SQLSTATE, after which the server and the worker live on.
+# Bad names, bad endpoints, full tables, missing privileges: each gives one clear error
+# with an SQLSTATE, after which the server and the worker carry on.
 
 use strict;
 use warnings;
@@ -92,7 +92,7 @@ foreach my $kind (sort(keys %wrong), sort keys %fake)
 		like($result->{err}, qr/\Q$url\E/,
 			"$kind: $sql: the endpoint is named");
 	}
-	is( $here->safe_psql('postgres', 'SELECT count(*) FROM etcd_locks'),
+	is( $here->safe_psql('postgres', 'SELECT count(pid) FROM etcd_locks'),
 		0, "$kind: no row is left in etcd_locks");
 	cmp_ok(
 		(-s $here->logfile) - $log_offset,
@@ -292,13 +292,18 @@ $here->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 	is($session->try('SET etcd_lock.synchronous_release = off')->{sqlstate},
 		'', 'synchronous_release is everybody\'s');
 	$here->safe_psql('postgres', 'GRANT pg_monitor TO app');
-	is($session->query('SELECT count(*) FROM etcd_locks'),
+	is($session->query('SELECT count(pid) FROM etcd_locks'),
 		0, 'pg_monitor may see');
 	$session->quit;
 }
 
-# Without shared_preload_libraries every function says what is missing.
-my $plain = start_server('plain', preload => 0);
+# Without shared_preload_libraries every function says what is missing, and so does
+# whoever creates them.
+my $plain = new_server('plain', preload => 0);
+$plain->start;
+my $err;
+$plain->psql('postgres', 'CREATE EXTENSION etcd_lock', stderr => \$err);
+like($err, qr/WARNING:  etcd_lock is not in shared_preload_libraries/, 'a warning');
 {
 	local $session = session($plain);
 	my %argument = (
@@ -314,14 +319,14 @@ SELECT p.prokind, p.pronamespace::regnamespace || '.' || p.proname, array_to_str
   FROM pg_proc p
   JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
   JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'etcd_lock'
- WHERE d.deptype = 'e'
+ WHERE d.deptype = 'e' AND p.proname <> 'etcd_advisory_in_effect'
  ORDER BY p.oid
 SQL
 	cmp_ok(scalar @functions, '>=', 30, 'there are functions');
 	foreach (@functions)
 	{
 		my ($kind, $name, $types) = split /\|/;
-		my @arguments = map { $argument{$_} // "NULL::$_" }
+		my @arguments = map { $argument{$_} // (/\[\]$/ ? 'VARIADIC ' : '') . "NULL::$_" }
 		  split /,/, $types // '';
 		fails(
 			"not preloaded: $name(" . ($types // '') . ')',

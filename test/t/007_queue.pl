@@ -1,5 +1,5 @@
-# The queue: who comes next, between servers and within one; nobody starves and
-# nothing is left.
+# The queue: who comes next, between servers and within one; nobody starves, and nothing
+# is left behind.
 
 use strict;
 use warnings;

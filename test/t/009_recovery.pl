@@ -1,6 +1,6 @@
-# Whatever ends or restarts on the side of PostgreSQL: either nobody loses
-# anything, or the lock is free at once, or after the TTL at most; nobody
-# commits without it; and its tokens rise over all of that.
+# Everything that ends or restarts on PostgreSQL's side: either nobody loses anything,
+# or the lock is free at once, or after at most the TTL; nobody commits without it; and
+# its tokens rise through all of that.
 
 use strict;
 use warnings;
@@ -64,9 +64,11 @@ sub wait_for_server
 	wait_until(
 		'the server grants locks again',
 		sub {
-			my ($code, $out) = $here->psql('postgres',
-				"SELECT etcd_try_lock('/again', interval '100 ms')");
-			return $code == 0 && $out eq 't';
+			# psql may end before it is sent the query.
+			my ($code, $out) = eval {
+				$here->psql('postgres', "SELECT etcd_try_lock('/again', interval '100 ms')");
+			};
+			return defined $code && $code == 0 && $out eq 't';
 		});
 	return;
 }
@@ -210,7 +212,7 @@ foreach my $case (
 	kill 'KILL', $holder->pid;
 	$holder->quit;
 	wait_until('the server has restarted',
-		sub { ($here->psql('postgres', 'SELECT 1'))[0] == 0 });
+		sub { (eval { ($here->psql('postgres', 'SELECT 1'))[0] } // 1) == 0 });
 	my $begin = time;
 	$etcd->start;
 	my $result = eval { $other->result($at_once) };

@@ -1,4 +1,4 @@
-# One etcd that fails: restarted, stopped, compacted under open watches, full.
+# A single etcd that fails: restarted, stopped, compacted under open watches, full.
 
 use strict;
 use warnings;
@@ -95,7 +95,7 @@ foreach my $node ($here, $there)
 	my $session = session($here);
 	$session->query("SELECT etcd_lock('/session/' || i) FROM generate_series(1, 3) i");
 	$holder->query("BEGIN; INSERT INTO t VALUES ('$name'); SELECT etcd_xact_lock('/held')");
-	$holder->send('SELECT pg_sleep(60)');
+	send_sleep($holder);
 	$other->send($lock);
 	wait_until_waiting($other);
 	my $begin = time;

@@ -1,6 +1,6 @@
-# Three members of etcd: as long as two of them work, nobody loses a lock and
-# nothing fails, whoever of them goes away and however.  Without a majority,
-# holders are told before their lease ends.
+# Three members of etcd: as long as two of them work, nobody loses a lock and nothing
+# fails, no matter which one goes away and how.  Without a majority, holders are told
+# before their lease ends.
 
 use strict;
 use warnings;
@@ -183,7 +183,7 @@ SQL
 	my $name = 'majority lost';
 	my $running = session($here);
 	$running->query("SELECT etcd_lock('/running')");
-	$running->send("SELECT pg_sleep(60)");
+	send_sleep($running);
 	@others = ($cluster->members)[0, 1];
 	my $begin = time;
 	$_->kill9 foreach @others;

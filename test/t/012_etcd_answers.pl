@@ -1,6 +1,5 @@
-# What a network does to requests and answers: they do not come, come late, come
-# twice, or in part.  One server reaches etcd through the fault proxy, the other
-# one directly.
+# What a network does to requests and responses: they are lost, late, repeated or
+# truncated.  One server reaches etcd through the fault proxy, the other one directly.
 
 use strict;
 use warnings;
@@ -28,7 +27,7 @@ my $unlock = "SELECT etcd_unlock('/name')";
 
 # Requests, by what is in them.
 my $txn = '^/v3/kv/txn$';
-my %put = (path => $txn, body => 'request_?put');
+my %put = (path => $txn, body => 'request_?put.*L25hbWUv');    # below "/name/"
 my %delete = (path => $txn, body => 'request_?delete_?range');
 
 # The other server gets the lock, and gives it back.
@@ -82,11 +81,13 @@ my $leases = leases();
 
 foreach my $case (
 	[ 'request is lost', { do => 'hold' } ],
-	[ 'request is refused', { do => 'refuse' } ],
+	[ 'request is reset', { do => 'refuse' } ],
+	[ 'request is refused', { do => 'refuse', code => 7 } ],    # REFUSED_STREAM
+	[ 'connection is reset', { do => 'reset' } ],
 	[
 		'etcd is too busy',
 		{
-			EtcdLockTest::Proxy::refusal('429 Too Many Requests', 8, 'etcdserver: too many requests')
+			EtcdLockTest::Proxy::refusal(8, 'etcdserver: too many requests')
 		}
 	],
 	[ 'request comes late', { do => 'delay', ms => 1500 } ],
@@ -94,6 +95,7 @@ foreach my $case (
 	[ 'answer is lost', { do => 'hold_answer' } ],
 	[ 'answer comes late', { do => 'delay_answer', ms => 1500 } ],
 	[ 'answer is dropped', { do => 'drop_answer' } ],
+	[ 'answer has no end', { do => 'no_trailers' } ],
 	[ 'answer is cut in its head', { do => 'cut_answer', bytes => 40 } ],
 	[
 		'answer is cut in its body',
@@ -242,7 +244,12 @@ sub wait_for_other
 {
 	my ($rule) = @_;
 	my $before = $proxy->hits('watch');
-	$proxy->rules({ path => '^/v3/watch$', name => 'watch', %$rule }) if $rule;
+	if ($rule)
+	{
+		# the stream of all watches is opened anew
+		$proxy->rules({ path => '^/v3/watch$', name => 'watch', %$rule });
+		$proxy->reset;
+	}
 	higher_token($other->query($lock), 'watch');
 	$session->send($lock);
 	wait_until('the watch is asked for', sub { $proxy->hits('watch') > $before }) if $rule;
@@ -275,6 +282,7 @@ foreach my $case (
 			higher_token($result->{out}, $name);
 			$session->query($unlock);
 			$proxy->rules;
+			$proxy->reset if $rule;
 			return $elapsed;
 		});
 	cmp_ok($took, '<', $limit, "$name: in time");
@@ -309,8 +317,8 @@ is(leases(), $leases, 'nothing of this has cost a lease');
 {
 	my $name = 'watches on a link that has failed';
 	$session->query($lock);
-	wait_until("$name: those of the server and of a lock held for long are open",
-		sub { $proxy->open('/v3/watch') == 2 });
+	wait_until("$name: their stream is open",
+		sub { $proxy->open('/v3/watch') == 1 });
 	$proxy->rules({ path => '^/v3/(?!watch)', do => 'refuse' });
 	ok( eval { wait_until("$name: closed", sub { !$proxy->open('/v3/watch') }, $ttl / 2) },
 		"$name: closed");
@@ -345,6 +353,34 @@ foreach my $do (qw(hold hold_answer drop_answer refuse))
 }
 is(leases(), $leases, 'nothing of this has cost a lease');
 
+# Requests that are lost while others are answered hold up nobody else.
+{
+	my $name = 'as many requests are lost as may be in flight';
+	my $third = session($here);
+	$here->safe_psql('postgres', $_) foreach
+	  "ALTER SYSTEM SET etcd_lock.request_timeout = '8s'", 'SELECT pg_reload_conf()';
+	$proxy->rules(
+		{ path => $txn, body => 'request_?put.*L2xvc3Qv', do => 'hold', times => 2, name => $name });
+	my $sent = 0;
+	foreach my $lost ($session, $second)
+	{
+		$sent++;
+		$lost->send("SELECT etcd_lock('/lost/$sent') > 0; SELECT etcd_unlock('/lost/$sent')");
+		wait_until('it is lost', sub { $proxy->hits($name) == $sent });
+	}
+	my $result = $third->try($lock);
+	is($result->{sqlstate}, '', "$name: the next one is served");
+	cmp_ok($result->{elapsed}, '<', 6, "$name: before they are given up");
+	ok(!$_->done, "$name: which they are not yet") foreach $session, $second;
+	$third->query($unlock);
+	is($_->result->{out}, "t\nt", "$name: they are sent again later") foreach $session, $second;
+	$third->quit;
+	$here->safe_psql('postgres', $_) foreach
+	  'ALTER SYSTEM RESET etcd_lock.request_timeout', 'SELECT pg_reload_conf()';
+	$proxy->rules;
+	is(leases(), $leases, "$name: with the same lease");
+}
+
 # All connections are gone, for less than the TTL.
 {
 	my $name = 'no connections for a while';
@@ -366,7 +402,7 @@ is(leases(), $leases, 'nothing of this has cost a lease');
 {
 	my $name = 'keepalives that nothing confirms';
 	$session->query($lock);
-	$session->send('SELECT pg_sleep(60)');
+	send_sleep($session);
 	my $begin = time;
 	$proxy->rules(
 		{ path => '^/v3/kv/range$', do => 'hold_answer' });
@@ -388,6 +424,6 @@ $_->quit foreach $session, $second, $other;
 # At shutdown a connection breaks: the lease is given back all the same, see finish().
 $proxy->rules({ path => '/lease/revoke$', name => 'revoke', do => 'refuse', times => 2 });
 $here->stop('fast');
-is($proxy->hits('revoke'), 2, 'revoke at shutdown: the proxy has refused it, also to libcurl, which tries twice');
+is($proxy->hits('revoke'), 2, 'revoke at shutdown: it is tried again');
 finish($etcd, $here, $there);
 $proxy->stop;

@@ -1,5 +1,5 @@
-# The fault proxy does what it says: what the tests with it conclude rests on
-# that.  The client is a plain HTTP client; etcd's revision tells what arrived.
+# The fault proxy does what it says, because other tests' conclusions rest on it.  The
+# client is a plain HTTP client; etcd's revision shows what arrived.
 
 use strict;
 use warnings;
@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(time);
 
 my $etcd = EtcdLockTest::Etcd->new;
-my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
+my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint, http1 => 1);
 
 # A put by way of the proxy: HTTP::Tiny's answer (status 599: there was none).
 sub put

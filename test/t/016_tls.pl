@@ -1,5 +1,5 @@
-# TLS towards etcd: certificates, both ways, what is wrong with them, and new
-# ones without losing a lock.
+# TLS to etcd: certificates of both sides, what can be wrong with them, and their
+# renewal without losing a lock.
 
 use strict;
 use warnings;

@@ -1,5 +1,5 @@
-# An etcd that wants to know who we are: logging in, tokens that become invalid
-# while locks are held, passwords that are wrong, and what a role may lock.
+# An etcd with authentication: logging in, tokens that become invalid while locks are
+# held, wrong passwords, and what a role may lock.
 
 use strict;
 use warnings;
@@ -191,11 +191,28 @@ sub nothing_is_lost
 	cmp_ok(time - $begin, '<', $connect_timeout, 'password mended: noticed at once');
 	$session->query("SELECT etcd_unlock('/app/new')");
 
+	# Etcd lets in nobody for long, then everybody.
+	$etcd->add_user(late => $password, ['/app/', '.etcd_lock/']);
+	$third->append_conf('postgresql.conf', "etcd_lock.username = 'late'");
+	$third->reload;
+	wait_until('locks of another user',
+		sub { $session->try("SELECT etcd_lock('/app/late'), etcd_unlock('/app/late')")->{sqlstate} eq '' });
+	$etcd->change_password(late => 'another');
+	$log_offset = -s $etcd->{log};
+	wait_until('etcd refuses it for long', sub {
+		return 5 <= (() = slurp_file($etcd->{log}, $log_offset) =~ /invalid authentication/g);
+	});
+	$etcd->change_password(late => $password);
+	$begin = time;
+	wait_until('etcd lets it in again',
+		sub { $session->try("SELECT etcd_lock('/app/late'), etcd_unlock('/app/late')")->{sqlstate} eq '' });
+	cmp_ok(time - $begin, '<', 8, '... and there are locks in a few seconds');
+
 	foreach my $case (
 		[ "etcd_lock.username = 'nobody'", qr/could not log in as "nobody": etcdserver: auth/ ],
 		[ "etcd_lock.username = 'ap\"p\r'", qr/could not log in as "ap"p/ ],
 		[ "etcd_lock.username = 'app'\netcd_lock.password_file = ''", qr/"etcd_lock.password_file" is not set/ ],
-		[ "etcd_lock.username = ''", qr/etcdserver: user name is empty/ ])
+		[ "etcd_lock.username = ''", qr/etcdserver: (user name is empty|permission denied)/ ])
 	{
 		$third->append_conf('postgresql.conf', $case->[0]);
 		$third->restart;
@@ -206,20 +223,22 @@ sub nothing_is_lost
 		$again->quit;
 	}
 
-	# Etcd's gateway refuses every client whose certificate has a name.
-	my $name = 'certificate with a Common Name';
-	$third->append_conf('postgresql.conf',
-		tls_conf($ca->issue(subject => '/CN=client'))
-		  . "etcd_lock.username = 'app'\netcd_lock.password_file = '$password_file'\n");
-	my $offset = -s $third->logfile;
-	$third->restart;
-	my $again = session($third);
-	$result = $again->try("SELECT etcd_lock('/app/new')");
-	is($result->{sqlstate}, '08006', "$name: no lock");
-	like($result->{err}, qr/DETAIL:.*accepts no client certificate with a Common Name/, "$name: the caller is told");
-	like(status($third), qr/no client certificate with a Common Name/, "$name: so does the status");
-	is_logged($third, $offset, qr/LOG:.*no client certificate with a Common Name/, "$name: the log says it");
-	$again->quit;
+	# A certificate's name is the user's, without a password.
+	foreach my $case (
+		[ 'app', 'a user of etcd', '', 't' ],
+		[ 'nobody', 'no user of etcd', '08006', '' ])
+	{
+		my ($user, $what, $sqlstate, $out) = @$case;
+		my $name = "certificate with the Common Name of $what";
+		$third->append_conf('postgresql.conf',
+			tls_conf($ca->issue(subject => "/CN=$user")) . "etcd_lock.username = ''\n");
+		$third->restart;
+		my $again = session($third);
+		$result = $again->try("SELECT etcd_lock('/app/new') > 0");
+		is($result->{sqlstate}, $sqlstate, "$name: " . ($out ? 'locks' : 'no lock')) or diag($result->{err});
+		is($result->{out}, $out, "$name: as its roles allow");
+		$again->quit;
+	}
 	$session->quit;
 	$third->stop;
 }

@@ -1,6 +1,6 @@
-# Tenants that share a server and an etcd, each in a namespace of its own by role
-# or by database: none gets at the names of another, whatever it calls its own;
-# and nobody who may lock can take more than a share.
+# Tenants that share a server and an etcd, each with a namespace by role or by database:
+# none can reach another's names, whatever names it uses, and none can take more than
+# its share.
 
 use strict;
 use warnings;
@@ -44,7 +44,7 @@ my $root = session($here);
 sub keys_outside
 {
 	my ($own) = @_;
-	return grep { !m{^\Q$own\E} && !m{^tenants/b/} && !m{^\.etcd_lock/server/} }
+	return grep { !m{^\Q$own\E} && !m{^tenants/b/} && !m{^\.etcd_lock/(?:server|primary|tick_lease)/} }
 	  $etcd->keys('');
 }
 
@@ -183,8 +183,11 @@ still_in($a, 'tenants/a/', "a superuser's function");
 	my ($status, $out, $err) = (0, '', '');
 	local $ENV{PGOPTIONS} = '-c etcd_lock.namespace=tenants/b/';
 	local $ENV{PGUSER} = 'a';
-	$status = $here->psql('postgres', "SELECT current_setting('etcd_lock.namespace')",
-		stdout => \$out, stderr => \$err);
+	# psql may end before it is sent the query.
+	$status = eval {
+		$here->psql('postgres', "SELECT current_setting('etcd_lock.namespace')",
+			stdout => \$out, stderr => \$err);
+	} // 1;
 	ok($status != 0 || $out eq 'tenants/a/', 'options of the connection: of no use')
 	  or diag("$status $out");
 }
@@ -218,10 +221,12 @@ still_in($a, 'tenants/a/', "a superuser's function");
 	my $tick = q{'2026-01-01 00:00+00'};
 	is($_->query("SELECT etcd_try_once('tick', $tick)"), 't', 'a tick for each tenant') foreach $a, $b;
 	is($a->query("SELECT etcd_try_once('tick', $tick)"), 'f', 'and once');
-	is_deeply([ sort grep { /tick/ } $etcd->keys('') ],
+	is_deeply([ sort grep { m{/tick/} } $etcd->keys('') ],
 		[ map { "tenants/$_/.etcd_lock/tick/tick" } qw(a b) ], 'ticks are in the namespaces');
 
-	is($a->query("SELECT etcd_lock_fence('x', 9223372036854775807)"), 't', 'a fences its name');
+	is($a->try("SELECT etcd_lock_fence('x', 9223372036854775807)")->{sqlstate},
+		'22023', 'nobody fences a name off for good');
+	is($a->query("SELECT etcd_lock_fence('x', 1000)"), 't', 'a fences its name');
 	is($b->query("SELECT etcd_lock_fence('x', 1)"), 't', "that does not fence off b's");
 	is($a->query("SELECT etcd_lock_fence('x', 1)"), 'f', "but a's own");
 
@@ -280,15 +285,20 @@ CREATE OPERATOR evil.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = evil.eq);
 CREATE FUNCTION evil.le(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT evil.caught(); SELECT true';
 CREATE OPERATOR evil.<= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.le);
 CREATE OPERATOR evil.> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = evil.le);
+CREATE FUNCTION evil.eq(oid, oid) RETURNS boolean LANGUAGE sql AS 'SELECT evil.caught(); SELECT true';
+CREATE OPERATOR evil.= (LEFTARG = oid, RIGHTARG = oid, FUNCTION = evil.eq);
+CREATE FUNCTION evil.eq(oid, integer) RETURNS boolean LANGUAGE sql AS 'SELECT evil.caught(); SELECT true';
+CREATE OPERATOR evil.= (LEFTARG = oid, RIGHTARG = integer, FUNCTION = evil.eq);
 CREATE TABLE evil.pg_depend (objid oid, refclassid oid, refobjid oid, classid oid);
 CREATE TABLE evil.pg_extension (oid oid, extname name);
 SQL
 	$here->safe_psql($db, 'SET search_path = evil, pg_catalog; CREATE EXTENSION etcd_lock SCHEMA evil');
-	is($here->safe_psql($db, <<'SQL'), '', 'created among traps: nothing is for everybody');
+	is($here->safe_psql($db, <<'SQL'), '', 'created among traps: no lock is for everybody');
 SELECT p.oid::regprocedure
   FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
   JOIN pg_extension e ON d.refobjid = e.oid AND e.extname = 'etcd_lock'
  WHERE d.deptype = 'e' AND has_function_privilege('public', p.oid, 'EXECUTE')
+   AND proname <> 'etcd_advisory_in_effect'
 SQL
 	is($here->safe_psql($db, <<'SQL'), 't|f', 'created among traps: the functions work');
 SET search_path = evil, pg_catalog;
@@ -297,6 +307,17 @@ SQL
 	is($here->safe_psql($db, 'SELECT count(*) FROM evil.caught'), 0, 'created among traps: none has caught anybody');
 	$here->safe_psql($db, 'SELECT evil.caught()');
 	is($here->safe_psql($db, 'SELECT count(*) FROM evil.caught'), 1, 'the traps work');
+}
+
+# What a tenant calls its locks does not forge lines of the log.
+{
+	my $name = "x\nLOG:  forged";
+	my $offset = -s $here->logfile;
+	$a->query('SELECT etcd_lock(' . literal($name) . ')');
+	$etcd->delete("tenants/a/$name/");
+	is_logged($here, $offset, qr{lock "tenants/a/x\s+LOG:  forged" was lost}, 'a lost lock with an odd name is logged');
+	unlike(slurp_file($here->logfile, $offset), qr/^LOG:  forged/m, 'and not as a line of its own');
+	$a->try('SELECT etcd_unlock_all()');
 }
 
 # Settings that hold paths or names, and endpoints that would inject something.

@@ -1,6 +1,6 @@
-# For programs that know pg_advisory_lock() only: schema etcd_advisory, put before
-# pg_catalog by a role's search_path, makes their locks those of all servers.
-# And etcd_lock.session_locks, by which an administrator refuses session locks.
+# For programs that know only pg_advisory_lock(): schema etcd_advisory, which a role's
+# search_path puts before pg_catalog, makes their locks cluster-wide.  And
+# etcd_lock.session_locks, by which an administrator refuses session locks.
 
 use strict;
 use warnings;

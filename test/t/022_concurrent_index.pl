@@ -1,5 +1,5 @@
-# CREATE INDEX CONCURRENTLY and its kin wait for older snapshots.  Those who wait for
-# the lock that the index builder holds must never make it hang or fail: with CALL
+# CREATE INDEX CONCURRENTLY and its kin wait for older snapshots.  Sessions that wait
+# for the lock that the index builder holds must never make it hang or fail: with CALL
 # they have no snapshot, with SELECT they get the deadlock error themselves.
 
 use strict;
@@ -408,8 +408,8 @@ foreach my $mode ('simple', 'extended', 'prepared')
 	like(
 		pgbench($mode, <<'END'), qr/actually processed: 2/, "pgbench -M $mode");
 \set name 17
-CALL etcd_lock_wait(:name);
-SELECT 1 / etcd_unlock(:name)::int;
+CALL etcd_lock_wait(:name::bigint);
+SELECT 1 / etcd_unlock(:name::bigint)::int;
 END
 }
 my $out = pgbench('extended', <<"END");

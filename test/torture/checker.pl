@@ -109,4 +109,23 @@ foreach my $case (
 	is(scalar @robbed, $expected, $name);
 }
 
+# Acknowledged without the standby.
+foreach my $case (
+	[ 1, 'while the standby was away', {} ],
+	[ 0, 'when it was back', { done => 31 } ],
+	[ 0, 'just before', { sent => 9, done => 10.1 } ],
+	[ 0, 'on a server without a standby', { server => 1 } ],
+	[ 0, 'synchronous_commit = off', { async => 1 } ],
+	[ 0, 'refused', { outcome => 'refused' } ],
+	[ 0, 'cancelled by somebody', { done => 15 } ],
+	[ 1, 'another one cancelled', { done => 13 } ])
+{
+	my ($expected, $name, $more) = @$case;
+	my @found = Torture::Checker::unreplicated(
+		[ txn('x', 5, 12, 1, done => 20, async => 0, %$more) ],
+		[ { server => 0, from => 10, to => 30 } ],
+		[ $name =~ /cancel/ ? ({ server => 0, at => 14 }) : (), { server => 1, at => 13 } ]);
+	is(scalar @found, $expected, "acknowledged $name");
+}
+
 done_testing();

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * test_queue.c
- *	  Unit test of queue_rules.c.
+ *	  Unit test of queue.c.
  *
  *-------------------------------------------------------------------------
  */
-#include "queue_rules.h"
+#include "etcd/queue.h"
 #include "tap.h"
 
 #define NAME	"/jobs/report"
@@ -29,6 +29,7 @@ key(int i, int64_t revision, const char *name)
 	keys[i].key = name;
 	keys[i].key_len = strlen(name);
 	keys[i].create_revision = revision;
+	keys[i].no_lease = false;
 }
 
 static QueueKeyKind
@@ -52,7 +53,7 @@ judge(int n, bool exclusive, int64_t revision, int64_t own_read)
 {
 	QueueView	v = view(n);
 
-	return queue_judge(&v, exclusive, revision, own_read, NULL, NULL);
+	return queue_decide(&v, exclusive, revision, own_read, NULL, NULL);
 }
 
 static void
@@ -130,17 +131,17 @@ test_ahead(void)
 	key(3, 5, NAME "/write/9-1");
 	key(4, 4, NAME "/deep/write/9-1");
 	v = view(5);
-	is_int(queue_judge(&v, true, 7, 0, ahead, &n), QUEUE_WAIT, "two are ahead");
+	is_int(queue_decide(&v, true, 7, 0, ahead, &n), QUEUE_WAIT, "two are ahead");
 	is_int(n, 2, "so many");
 	is_int(ahead[0], 1, "the reader");
 	is_int(ahead[1], 3, "the writer");
 
-	is_int(queue_judge(&v, false, 7, 0, ahead, &n), QUEUE_WAIT,
+	is_int(queue_decide(&v, false, 7, 0, ahead, &n), QUEUE_WAIT,
 		   "a sharer waits for the writer");
 	is_int(n, 1, "alone");
 	is_int(ahead[0], 3, "which it is");
 
-	is_int(queue_judge(&v, true, 2, 0, ahead, &n), QUEUE_GRANTED, "the first one");
+	is_int(queue_decide(&v, true, 2, 0, ahead, &n), QUEUE_GRANTED, "the first one");
 	is_int(n, 0, "has nobody ahead");
 }
 
@@ -212,7 +213,7 @@ split(const char *name, bool good, QueueKeyKind expected_kind, size_t name_len,
 {
 	QueueKeyParts parts;
 
-	if (!ok(queue_split_key(name, strlen(name), &parts) == good,
+	if (!ok(key_layout_split(name, strlen(name), &parts) == good,
 			"\"%s\" is %sa lock's", name, good ? "" : "not ") || !good)
 		return;
 	is_int(parts.kind, expected_kind, "its kind");
@@ -247,8 +248,8 @@ test_split(void)
 	split("/read/x", false, 0, 0, false);
 	split("x/read/", false, 0, 0, false);
 
-	(void) queue_split_key("x/read/ff-18446744073709551615", 30, &parts);
-	ok(parts.lease == 0xff && parts.number == UINT64_MAX, "lease and number");
+	(void) key_layout_split("x/read/ff-18446744073709551615", 30, &parts);
+	ok(parts.lease == 0xff && parts.serial == UINT64_MAX, "lease and serial");
 }
 
 /* The places of the first n keys, as "1t 2f 0", in their order. */
@@ -328,12 +329,33 @@ test_places_like_judge(void)
 			v.owner = owner[rest % 6];
 			v.owner_len = 2;
 			if (place[i].position != i + 1 ||
-				place[i].granted != (queue_judge(&v, rest % 2 == 1, i + 1, 0, NULL, NULL) ==
+				place[i].granted != (queue_decide(&v, rest % 2 == 1, i + 1, 0, NULL, NULL) ==
 									 QUEUE_GRANTED))
 				differ++;
 		}
 	}
 	is_int(differ, 0, "places and judgements agree");
+}
+
+/* What is no lock is found where it would be waited for, and only there. */
+static void
+test_data(void)
+{
+	QueueView	v = view(4);
+
+	key(0, 5, NAME "/deeper/setting");
+	key(1, 6, NAME "/read/x");
+	key(2, 7, NAME "/setting");
+	key(3, 9, NAME "/write/9-1");
+	is_int(queue_find_data(&v, true, 10), -1, "all have leases");
+	keys[0].no_lease = true;
+	is_int(queue_find_data(&v, true, 10), -1, "a key below a deeper name is not in the way");
+	keys[1].no_lease = true;
+	is_int(queue_find_data(&v, true, 10), 1, "one below <name>/read/ is");
+	is_int(queue_find_data(&v, false, 10), -1, "not for a sharer");
+	keys[2].no_lease = true;
+	is_int(queue_find_data(&v, false, 10), 2, "one right below the name is for all");
+	is_int(queue_find_data(&v, false, 7), -1, "but not if it comes later");
 }
 
 int
@@ -345,6 +367,7 @@ main(void)
 	test_deadlock();
 	test_others();
 	test_split();
+	test_data();
 	test_places();
 	test_places_like_judge();
 	return done_testing();

@@ -12,35 +12,39 @@ use Bench::Numbers qw(written);
 my @panels = (
 	[
 		'Lock and unlock, one client: milliseconds, less is better', 'pair',
-		[ ours_one_off => 'etcd_lock, synchronous_release off' ],
-		[ ours_one => 'etcd_lock' ],
+		[ ours_one_hot => 'etcd_lock, hot' ],
+		[ ours_one => 'etcd_lock, cold' ],
+		[ ours_one_off => 'etcd_lock, cold, not confirmed' ],
 		[ go_one => 'Go Mutex' ],
-		[ v3lock_one => 'v3lock, JSON gateway' ],
+		[ v3lock_one => 'v3lock, gRPC' ],
 		[ python_one => 'python3-etcd3' ],
 		[ node_one => 'node etcd3' ],
 		[ advisory_one => 'pg_advisory_lock' ]
 	],
 	[
 		'64 clients, a lock each: locks and unlocks per second', 'rate',
-		[ ours_64_off => 'etcd_lock, synchronous_release off' ],
-		[ ours_64 => 'etcd_lock' ],
+		[ ours_64_hot => 'etcd_lock, hot' ],
+		[ ours_64 => 'etcd_lock, cold' ],
+		[ ours_64_off => 'etcd_lock, cold, not confirmed' ],
 		[ go_64 => 'Go Mutex' ],
-		[ v3lock_64 => 'v3lock, JSON gateway' ],
+		[ v3lock_64 => 'v3lock, gRPC' ],
 		[ advisory_64 => 'pg_advisory_lock' ]
 	],
 	[
 		'8 clients, one lock: locks and unlocks per second', 'rate',
-		[ same_8 => 'etcd_lock, one server' ],
-		[ two_servers => 'etcd_lock, two servers' ],
+		[ same_8_hot => 'etcd_lock, one server' ],
+		[ two_servers_hot => 'etcd_lock, two servers' ],
 		[ go_same_8 => 'Go Mutex' ],
 		[ advisory_same_8 => 'pg_advisory_lock' ]
 	],
 	[
-		'From release to grant on another server: milliseconds, less is better', 'granted',
+		'To another server, from release to grant: milliseconds, less is better', 'granted',
+		[ kept_lock => 'etcd_lock, kept' ],
 		[ handover => 'etcd_lock, waiting for 10 ms' ],
 		[ handover_late => 'etcd_lock, waiting for 250 ms' ],
 		[ go_handover => 'Go Mutex, waiting for 10 ms' ],
-		[ go_handover_late => 'Go Mutex, waiting for 250 ms' ]
+		[ go_handover_late => 'Go Mutex, waiting for 250 ms' ],
+		[ kept_go => 'Go Mutex, kept by etcd_lock' ]
 	]);
 
 my ($width, $left, $right, $bar, $gap) = (820, 250, 80, 16, 6);

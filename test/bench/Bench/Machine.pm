@@ -21,6 +21,13 @@ sub versions
 	return join ', ', map { "$_ $version{$_}" } grep { defined $version{$_} } qw(etcd PostgreSQL libcurl Go);
 }
 
+# What else the machine does, as it has been for a quarter of an hour.
+sub load
+{
+	my ($load) = `cat /proc/loadavg` =~ /^\S+ \S+ (\S+)/;
+	return $load;
+}
+
 sub describe
 {
 	my ($rig) = @_;
@@ -36,6 +43,7 @@ sub describe
 		os => join(', ', grep { $_ } $os, 'Linux ' . (uname)[2]),
 		filesystem => $fs,
 		versions => versions($rig),
+		load => load(),
 	};
 }
 

@@ -18,7 +18,9 @@ my @groups = (
 	[ between => 'Between servers' ],
 	[ transaction => 'A transaction that writes one row' ],
 	[ views => 'Reading views ten times a second, beside 64 sessions with a lock each' ],
-	[ cost => 'At rest, and with many names and waiters' ]);
+	[ hot => 'Hot locks: what they cost etcd, and how they end' ],
+	[ cost => 'At rest, and with many names and waiters' ],
+	[ greedy => 'An ordinary tenant, one session: lock and unlock, beside a greedy one' ]);
 
 my @cost_of_each = (
 	[ 'requests', 'requests to etcd' ],
@@ -45,11 +47,21 @@ my %columns = (
 		@cost_of_each
 	],
 	many => \@load,
-	same => \@load,
+	same => [ @load, [ 'share', 'part of the server with less' ], [ 'longest', 'longest, ms' ] ],
+	hot => [
+		[ 'rate', 'pairs per second' ],
+		[ 'requests_per_second', 'requests to etcd per second' ],
+		[ 'requests_per_1000', 'for 1,000 pairs' ],
+		[ 'kept', 'kept' ],
+		[ 'late_s', 'all gone after keep_window and, s' ],
+		[ 'keys_per_request', 'keys in a request' ],
+		[ 'blocked_s', 'another server waits, s' ]
+	],
 	between => [
-		[ 'granted statement', 'median, ms' ],
-		[ 'granted.p99 statement.p99', 'p99' ],
+		[ 'granted refused statement', 'median, ms' ],
+		[ 'granted.p99 refused.p99 statement.p99', 'p99' ],
 		[ 'released', 'release returns, ms' ],
+		[ 'given_up', 'part that was kept' ],
 		@cost_of_each
 	],
 	transaction => \@load,
@@ -69,6 +81,17 @@ my %columns = (
 		[ 'lock_ms', 'to get each lock, ms' ],
 		[ 'release_all_ms', 'to release all, ms' ],
 		[ 'all_served_ms', 'until all waiters have had it, ms' ]
+	],
+	greedy => [
+		[ 'alone', 'alone, ms' ],
+		[ 'beside', 'beside' ],
+		[ 'limited', 'beside, `max_requests_per_role` 1' ],
+		[ 'alone.p99', 'p99 alone' ],
+		[ 'beside.p99', 'beside' ],
+		[ 'limited.p99', 'limited' ],
+		[ 'rate_alone', 'per second, alone' ],
+		[ 'rate', 'beside' ],
+		[ 'rate_limited', 'limited' ]
 	]);
 
 =pod
@@ -114,10 +137,11 @@ sub about
 	my $quick = $results->about('quick')
 	  ? "\nA quick run: with fewer names and waiters than the titles say.\n"
 	  : '';
-	return sprintf(<<'END', @$machine{qw(date cpu os filesystem versions)}, $results->about('rounds'), $results->about('seconds')) . $quick;
+	my $load = $machine->{load} // 'not known';
+	return sprintf(<<'END', @$machine{qw(date cpu os filesystem versions)}, $load, $results->about('rounds'), $results->about('seconds')) . $quick;
 Made by [test/bench/run](../test/bench/README.md), %s, on %s; %s; %s.
 Everything runs on this one machine: %s. etcd has one member and syncs to disk,
-PostgreSQL has `fsync` on. Rounds, in which all rows are measured by turns: %s of %s s. A
+PostgreSQL has `fsync` on. The load in the quarter of an hour before was %s. Rounds, in which all rows are measured by turns: %s of %s s. A
 value is the median of the rounds, and a latency that of their medians, as the
 client sees it.
 END
@@ -201,9 +225,11 @@ sub title
 	my ($results, $what) = @_;
 	my ($id) = split ' ', $what;
 	my %short = (
-		put => 'raw put', range => 'raw range', waiters_1 => '1 waiter',
-		advisory_same_8 => '`pg_advisory_lock`', advisory_same_64 => '`pg_advisory_lock`');
-	return $short{$id} // ($id =~ /^go/ ? 'Go' : $results->row($id)->{title});
+		put => 'raw put', range => 'raw range', waiters_1 => '1 waiter');
+	return $short{$id} //
+	  ( $id =~ /^go/ ? 'Go'
+		: $id =~ /^advisory/ ? '`pg_advisory_lock`'
+		: $results->row($id)->{title});
 }
 
 =item Bench::Report::summary($results)
@@ -213,10 +239,11 @@ A small table for the README: who does what how fast.
 =cut
 
 my @who = (
-	[ '`etcd_lock`', 'ours_one', 'ours_64', 'same_8', 'same_64', 'handover handover_late' ],
+	[ '`etcd_lock`, hot', 'ours_one_hot', 'ours_64_hot', 'same_8_hot', 'same_64_hot', 'kept_lock' ],
+	[ '`etcd_lock`, cold', 'ours_one', 'ours_64', 'same_8', 'same_64', 'handover handover_late' ],
 	[ 'the same, `synchronous_release` off', 'ours_one_off', 'ours_64_off', '', '', 'handover_off' ],
 	[ 'Go `concurrency.Mutex`', 'go_one', 'go_64', 'go_same_8', 'go_same_64', 'go_handover go_handover_late' ],
-	[ 'v3lock, JSON gateway', 'v3lock_one', 'v3lock_64', '', '', '' ],
+	[ 'v3lock, gRPC', 'v3lock_one', 'v3lock_64', '', '', '' ],
 	[ 'python3-etcd3', 'python_one', '', '', '', '' ],
 	[ 'node\'s etcd3', 'node_one', '', '', '', '' ],
 	[ '`etcdctl lock`', 'etcdctl_one', '', '', '', '' ],
@@ -233,7 +260,7 @@ sub summary
 			'64 clients, a lock each, pairs/s',
 			'8 clients, one lock, pairs/s',
 			'64 clients, one lock, pairs/s',
-			'handover between servers, ms (to one that has waited for 10 ms, 250 ms)'
+			'to another server, ms (hot: kept; else: to one that has waited for 10 ms, 250 ms)'
 		],
 		map {
 			my ($who, @ids) = @$_;

@@ -99,9 +99,59 @@ sub run_only
 		my $should = grep { $_ eq $name } @run;
 		next if !!$should == !$self->{stopped}{$name};
 		if ($should) { $self->{$name}->start }
-		else { $self->{$name}->stop('fast') }
+		else
+		{
+			my $control = delete $self->{control}{$name};
+			$control->quit if $control;
+			$self->{$name}->stop('fast');
+		}
 		$self->{stopped}{$name} = !$should;
 		delete $self->{worker}{$name};
+	}
+	return;
+}
+
+=item $rig->kill($name)
+
+A server goes, and frees nothing; until run_only() starts it again.
+
+=cut
+
+sub kill
+{
+	my ($self, $name) = @_;
+	my $node = $self->{$name};
+	my ($postmaster) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
+	my @processes = ($postmaster, split ' ', slurp_file("/proc/$postmaster/task/$postmaster/children"));
+	$node->kill9;
+	CORE::kill 'KILL', @processes;
+	wait_until("all processes of $name are gone", sub { !grep { CORE::kill 0, $_ } @processes });
+	$self->{stopped}{$name} = 1;
+	delete $self->{worker}{$name};
+	my $control = delete $self->{control}{$name};
+	$control->kill if $control;
+	return;
+}
+
+=item $rig->keep($window)
+
+Have the servers that run keep the keys of hot names for so long ("0": never).
+
+=cut
+
+sub keep
+{
+	my ($self, $window) = @_;
+	foreach my $name (grep { !$self->{stopped}{$_} } @names)
+	{
+		next if ($self->{keep}{$name} // '200ms') eq $window;
+		my $node = $self->{$name};
+		my $control = $self->{control}{$name} //= session($node);
+		$control->query("ALTER SYSTEM SET etcd_lock.keep_window = '$window'");
+		$control->query('SELECT pg_reload_conf()');
+		wait_until("keep_window of $name is $window",
+			sub { $control->query('SHOW etcd_lock.keep_window') eq $window });
+		$self->{keep}{$name} = $window;
 	}
 	return;
 }

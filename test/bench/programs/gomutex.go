@@ -7,6 +7,11 @@
 //
 //	gomutex handover ENDPOINT SECONDS SETTLE_MILLISECONDS  see handover.c
 //
+//	gomutex take ENDPOINT 0 0
+//
+// locks and unlocks each name that it reads, and answers how many microseconds the
+// lock took.
+//
 // Prints what sample.h tells.
 package main
 
@@ -148,6 +153,17 @@ func handover(endpoint string, seconds float64, settle float64) {
 	}
 }
 
+func take(endpoint string) {
+	names := bufio.NewScanner(os.Stdin)
+	s := session(connect(endpoint))
+	for names.Scan() {
+		mutex := concurrency.NewMutex(s, names.Text())
+		fmt.Printf("%.2f\n", float64(timed(mutex.Lock).Nanoseconds())/1e3)
+		must(mutex.Unlock(background))
+	}
+	must(s.Close())
+}
+
 var out = bufio.NewWriter(os.Stdout)
 
 func printSamples(samples []sample) {
@@ -163,7 +179,7 @@ func printDone(operations int, took time.Duration) {
 
 func main() {
 	if len(os.Args) < 5 {
-		fmt.Fprintln(os.Stderr, "usage: gomutex locks|handover ENDPOINT SECONDS ...")
+		fmt.Fprintln(os.Stderr, "usage: gomutex locks|handover|take ENDPOINT SECONDS ...")
 		os.Exit(2)
 	}
 	endpoint, seconds := os.Args[2], number(os.Args[3])
@@ -176,5 +192,7 @@ func main() {
 		locksOf(endpoint, seconds, int(number(os.Args[4])), options["one"], options["apart"])
 	case "handover":
 		handover(endpoint, seconds, number(os.Args[4]))
+	case "take":
+		take(endpoint)
 	}
 }

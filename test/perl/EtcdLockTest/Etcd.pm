@@ -49,7 +49,7 @@ sub new
 		log => "$PostgreSQL::Test::Utils::log_path/${test}_etcd$number.log",
 		urls => [ map { 'http://127.0.0.1:' . free_port() } 1 .. 2 ],
 		peer => 'http://127.0.0.1:' . free_port(),
-		http => HTTP::Tiny->new(timeout => 10),
+		http => HTTP::Tiny->new(timeout => 30),
 		args => [ $options{fsync} ? () : no_fsync(), @{ $options{args} // [] } ],
 		tls => $options{tls},
 		owner => $$,
@@ -273,7 +273,7 @@ sub etcdctl
 	IPC::Run::run(
 		[
 			$ENV{ETCDCTL} // 'etcdctl', '--endpoints', $self->test_endpoint,
-			@arguments
+			'--dial-timeout=60s', '--command-timeout=60s', @arguments
 		],
 		'<', $input, '>&', \$output) or die "etcdctl @arguments:\n$output";
 	return $output;
@@ -391,12 +391,12 @@ The keys that must be gone when nobody holds or wants a lock.
 sub left_keys
 {
 	my ($self) = @_;
-	return grep { !m{^\.etcd_lock/server/[0-9a-f]+$} } $self->keys('');
+	return grep { !m{^\.etcd_lock/(?:server|primary/\d+|tick_lease)/[0-9a-f]+$} } $self->keys('');
 }
 
 =item $etcd->leases
 
-The ids of all leases.
+The ids of all leases but those of ticks.
 
 =cut
 
@@ -404,7 +404,8 @@ sub leases
 {
 	my ($self) = @_;
 	my $answer = $self->call('/v3/lease/leases', {});
-	return map { $_->{ID} } @{ $answer->{leases} // [] };
+	my %of_ticks = map { $_->{lease} => 1 } $self->tick_leases;
+	return grep { !$of_ticks{$_} } map { $_->{ID} } @{ $answer->{leases} // [] };
 }
 
 =item $etcd->watchers
@@ -416,9 +417,26 @@ How many watches are open, by etcd's own account.
 sub watchers
 {
 	my ($self) = @_;
+	return $self->metric('etcd_debugging_mvcc_watcher_total');
+}
+
+=item $etcd->watch_streams
+
+On how many streams.
+
+=cut
+
+sub watch_streams
+{
+	my ($self) = @_;
+	return $self->metric('etcd_debugging_mvcc_watch_stream_total');
+}
+
+sub metric
+{
+	my ($self, $name) = @_;
 	my $answer = $self->{http}->get($self->endpoint . '/metrics');
-	my ($n) =
-	  $answer->{content} =~ /^etcd_debugging_mvcc_watcher_total (\d+)/m
+	my ($n) = $answer->{content} =~ /^$name (\d+)/m
 	  or die "no metrics: $answer->{status}";
 	return $n;
 }
@@ -494,7 +512,10 @@ sub put_all
 	while (my @some = splice @puts, 0, 128)
 	{
 		my $answer = $self->{http}->post($self->endpoint . '/v3/kv/txn',
-			{ content => '{"success":[' . join(',', @some) . ']}' });
+			{
+				content => '{"success":[' . join(',', @some) . ']}',
+				headers => $self->{token} ? { Authorization => $self->{token} } : {}
+			});
 		die "etcd: $answer->{status} $answer->{content}" unless $answer->{success};
 	}
 	return;
@@ -510,6 +531,26 @@ sub grant
 {
 	my ($self, $ttl) = @_;
 	return $self->call('/v3/lease/grant', { TTL => $ttl // 600 })->{ID};
+}
+
+=item $etcd->forget_ticks
+
+Revoke the leases of ticks, with all ticks on them.
+
+=cut
+
+sub forget_ticks
+{
+	my ($self) = @_;
+	$self->revoke($_->{lease}) foreach $self->tick_leases;
+	return;
+}
+
+# The keys that stand for leases of ticks, in any namespace.
+sub tick_leases
+{
+	my ($self) = @_;
+	return grep { $_->{key} =~ m{\.etcd_lock/tick_lease/} } $self->entries('');
 }
 
 =item $etcd->delete($prefix)

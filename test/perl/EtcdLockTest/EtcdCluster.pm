@@ -34,7 +34,7 @@ sub new
 
 	foreach my $member (@members)
 	{
-		$member->{proxy} = EtcdLockTest::Proxy->new($member->{peer});
+		$member->{proxy} = EtcdLockTest::Proxy->new($member->{peer}, http1 => 1);
 		$member->{advertised_peer} = $member->{proxy}->url;
 	}
 	my $cluster = join ',', map { $_->as_member } @members;

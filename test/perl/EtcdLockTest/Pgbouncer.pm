@@ -143,7 +143,14 @@ sub stop
 	my ($self) = @_;
 	return unless $self->{owner} == $$;
 	my $pid = delete $self->{pid} or return;
+	# From 1.23 on TERM waits for the clients, and QUIT does not.
 	kill 'TERM', $pid;
+	foreach (1 .. 20)
+	{
+		return if waitpid($pid, POSIX::WNOHANG()) == $pid;
+		sleep 0.1;
+	}
+	kill 'QUIT', $pid;
 	waitpid $pid, 0;
 	return;
 }

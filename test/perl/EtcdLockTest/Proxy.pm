@@ -1,7 +1,8 @@
 #-------------------------------------------------------------------------
-# EtcdLockTest::Proxy - a test/faultproxy in front of an etcd
+# EtcdLockTest::Proxy - a test/grpcproxy in front of an etcd
 #
-# What its rules are, test/faultproxy says.
+# What its rules are, test/grpcproxy says.  For what speaks HTTP/1.1 (members of
+# etcd among each other, its JSON gateway) it can be a test/faultproxy instead.
 #-------------------------------------------------------------------------
 package EtcdLockTest::Proxy;
 
@@ -14,8 +15,7 @@ use IO::Handle;
 use JSON::PP;
 use POSIX ();
 
-my $program =
-  File::Spec->rel2abs(dirname(__FILE__) . '/../../faultproxy');
+my $dir = File::Spec->rel2abs(dirname(__FILE__) . '/../..');
 
 # Every instance, so that END finds those that a dying test leaves running.
 my @all;
@@ -24,15 +24,17 @@ my @all;
 
 =over
 
-=item EtcdLockTest::Proxy->new($url)
+=item EtcdLockTest::Proxy->new($url, %options)
 
-Start one in front of the etcd with this URL; it passes everything on.
+Start one in front of the etcd with this URL; it passes everything on.  Option:
+http1 (a test/faultproxy).
 
 =cut
 
 sub new
 {
-	my ($class, $url) = @_;
+	my ($class, $url, %options) = @_;
+	my @program = $options{http1} ? ($^X, "$dir/faultproxy") : "$dir/grpcproxy";
 	my ($address) = $url =~ m{^http://([^/]+)$} or die "not a URL: $url";
 	my $self = bless { owner => $$ }, $class;
 
@@ -46,7 +48,7 @@ sub new
 		close $_ foreach $self->{commands}, $self->{answers};
 		{
 			no warnings 'exec';
-			exec $^X, $program, $address;
+			exec @program, $address;
 		}
 		POSIX::_exit(127);
 	}
@@ -90,21 +92,16 @@ sub rules
 	return;
 }
 
-=item EtcdLockTest::Proxy::refusal($status, $code, $message)
+=item EtcdLockTest::Proxy::refusal($code, $message)
 
-What makes a rule answer in etcd's place that it refuses, as etcd says it: with this
-HTTP status and this gRPC code.
+What makes a rule answer in etcd's place that it refuses, with this gRPC code.
 
 =cut
 
 sub refusal
 {
-	my ($status, $code, $message) = @_;
-	my $body = encode_json({ error => $message, code => $code, message => $message });
-	return (
-		do => 'answer',
-		start => "HTTP/1.1 $status\r\nContent-Type: application/json\r\nContent-Length: "
-		  . length($body) . "\r\n\r\n$body");
+	my ($code, $message) = @_;
+	return (do => 'answer', code => $code, message => $message);
 }
 
 =item $proxy->hits([$name])
@@ -133,7 +130,7 @@ sub requests
 
 =item $proxy->open($path)
 
-How many connections are open whose last request had this path.
+How many calls of this path are open.
 
 =cut
 
@@ -143,15 +140,24 @@ sub open
 	return $self->command({ do => 'status' })->{open}{$path} // 0;
 }
 
-=item $proxy->refuse, $proxy->accept, $proxy->reset
+=item $proxy->connections
+
+How many connections there are.
+
+=cut
+
+sub connections { my ($self) = @_; return $self->command({ do => 'status' })->{connections} }
+
+=item $proxy->refuse, $proxy->accept, $proxy->reset, $proxy->goaway
 
 Refuse connections and reset those that exist; accept them again; only reset
-those that exist.
+those that exist, or take no more calls on them.
 
 =cut
 
 sub refuse { my ($self) = @_; $self->command({ do => 'refuse' }); return }
 sub accept { my ($self) = @_; $self->command({ do => 'accept' }); return }
+sub goaway { my ($self) = @_; $self->command({ do => 'goaway' }); return }
 sub reset { my ($self) = @_; $self->command({ do => 'reset' }); return }
 
 =item $proxy->stop

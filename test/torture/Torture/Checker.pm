@@ -20,6 +20,7 @@ our @EXPORT_OK = qw(
   row_violations
   shared_violations
   token_violations
+  unreplicated
 );
 
 # All times are of one clock, as floating-point seconds.
@@ -65,6 +66,39 @@ sub robbed
 			  && (!defined $_->{name} || $_->{name} eq $event->{name})
 		} @$thefts
 	} @$committed;
+}
+
+=item unreplicated(\@committed, \@outages, \@cancels)
+
+Commits that were acknowledged while the standby that has to have them was not
+there: from an outage's beginning to its end, on its server.  What the standby had
+said before may arrive a moment later.  Somebody's cancel ends the wait, as ever:
+those say { server, at }.
+
+=cut
+
+sub unreplicated
+{
+	my ($committed, $outages, $cancels) = @_;
+	my @found;
+	foreach my $event (grep { $_->{outcome} eq 'committed' && !$_->{async} } @$committed)
+	{
+		next if grep {
+			     $_->{server} == $event->{server}
+			  && $_->{at} >= $event->{sent} - 0.1
+			  && $_->{at} <= $event->{done}
+		} @$cancels;
+		foreach my $outage (@$outages)
+		{
+			push @found, in_words($event) . sprintf ', acknowledged at %.6f, without the standby from %.6f to %.6f',
+			  $event->{done}, @$outage{qw(from to)}
+			  if $outage->{server} == $event->{server}
+			  && $event->{sent} > $outage->{from} - 0.1
+			  && $event->{done} > $outage->{from} + 0.2
+			  && $event->{done} < $outage->{to};
+		}
+	}
+	return @found;
 }
 
 sub by_name
@@ -219,7 +253,7 @@ sub row_violations
 		push @found, "$event->{outcome}, but its row is "
 		  . ($is_there ? 'there: ' : 'not there: ')
 		  . "$event->{id} of server $event->{server}"
-		  if !$is_there != ($event->{outcome} ne 'committed');
+		  if ($is_there xor $event->{outcome} eq 'committed');
 	}
 	return @found;
 }

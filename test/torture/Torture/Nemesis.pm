@@ -11,6 +11,8 @@ package Torture::Nemesis;
 use strict;
 use warnings;
 
+use EtcdLockTest::Etcd;
+use MIME::Base64 qw(decode_base64);
 use PostgreSQL::Test::Utils;
 use Torture::Wire qw(now nap);
 
@@ -28,6 +30,8 @@ my %kinds = (
 	server_fast => { weight => 2, target => 'server' },
 	server_kill => { weight => 1, target => 'server' },
 	server_reload => { weight => 4, target => 'none' },
+	kept_death => { weight => 3, target => 'server' },
+	kept_try => { weight => 8, target => 'none' },
 	member_kill => { weight => 4, target => 'etcd' },
 	member_stop => { weight => 3, target => 'etcd' },
 	leader_stop => { weight => 3, target => 'etcd' },
@@ -36,6 +40,8 @@ my %kinds = (
 	key_delete => { weight => 5, target => 'none' },
 	lease_revoke => { weight => 3, target => 'none' },
 	compaction => { weight => 3, target => 'none' },
+	standby_stop => { weight => 3, target => 'standby' },
+	standby_hang => { weight => 3, target => 'standby' },
 	link_refuse => { weight => 3, target => 'link' },
 	link_hold => { weight => 3, target => 'link' },
 	link_delay => { weight => 4, target => 'link' },
@@ -54,8 +60,9 @@ my @paths = (
 
 =item Torture::Nemesis->new(%options)
 
-Options: seed, ttl (of leases, seconds), nodes, etcd, proxies (for each node a
-list of them, one for each member), user, only (names of failures), log; aim
+Options: seed, ttl (of leases, seconds), nodes, standby (a node, that the first one
+waits for; or none), etcd, proxies (for each node a list of them, one for each
+member), user, only (names of failures), log; aim
 (one failure at a time, long, and where most locks are held).
 
 =item Torture::Nemesis->kinds
@@ -76,6 +83,8 @@ sub new
 		busy => {},
 		count => {},
 		thefts => [],
+		outages => [],
+		cancels => [],
 		next => now(),
 		connections => []
 	}, $class;
@@ -193,6 +202,16 @@ without server or name: of all of them.
 
 sub thefts { my ($self) = @_; return @{ $self->{thefts} } }
 
+=item $nemesis->outages, $nemesis->cancels
+
+When the first server had no standby: { server, from, to }; and when it cancelled
+a statement or ended a session: { server, at }.
+
+=cut
+
+sub outages { my ($self) = @_; return @{ $self->{outages} } }
+sub cancels { my ($self) = @_; return @{ $self->{cancels} } }
+
 =back
 
 =cut
@@ -208,6 +227,9 @@ sub all_is_well
 	{
 		return 0 unless $self->ask($i, 'SELECT 1');
 	}
+	return 0
+	  if $self->{standby}
+	  && ($self->ask(0, q(SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync')) // 0) == 0;
 	return 1;
 }
 
@@ -277,6 +299,7 @@ sub signal_backend
 		  . " (SELECT array_agg(pid ORDER BY pid) AS a FROM pg_stat_activity"
 		  . " WHERE application_name = 'torture' AND pid <> pg_backend_pid()) s")
 	  // return;
+	push @{ $self->{cancels} }, { server => $what->{server}, at => now() };
 	return $self->signal_child($what->{server}, $pid, $signal)
 	  && "server $what->{server} pid $pid";
 }
@@ -381,10 +404,80 @@ sub server_reload
 {
 	my ($self, $what) = @_;
 	my $window = ('0', '20ms', '100ms', '1s')[ $what->{times} - 1 ];
+	my $keep = ('200ms', '0', '2s', '200ms', '50ms')[ 5 * $what->{pick} ];
 	$self->ask($what->{server},
 		"ALTER SYSTEM SET etcd_lock.handoff_window = '$window'");
+	$self->ask($what->{server}, "ALTER SYSTEM SET etcd_lock.keep_window = '$keep'");
 	my $ok = $self->ask($what->{server}, 'SELECT pg_reload_conf()') // return;
-	return "server $what->{server} handoff_window $window";
+	return "server $what->{server} handoff_window $window keep_window $keep";
+}
+
+# A server goes that keeps a lock just now.
+sub kept_death
+{
+	my ($self, $what) = @_;
+	my $lease = $self->lease($what->{server}) // return;
+	my $keys = $self->{etcd}->any('lock_keys') // return;
+	return unless grep { m{/$lease-\d+-keep\d+$} } @$keys;
+	return $self->server_down($what, $what->{any}, $what->{pick} < 0.5 ? 'kill' : 'immediate');
+}
+
+# What Go's Mutex.TryLock does, of a lock that a server may keep: a key of its own, which
+# goes again if it is not the first; else it holds the lock for a moment.
+sub kept_try
+{
+	my ($self, $what) = @_;
+	my $keys = $self->{etcd}->any('lock_keys') // return;
+	my @kept = grep { /-keep\d+$/ } @$keys or return;
+	my ($name) = $kept[ $what->{pick} * @kept ] =~ m{^(.*)/(?:read|write)/} or return;
+	my ($lease) = @{ $self->{etcd}->any('grant', 5) // return };
+	my $key = sprintf '%s/%x', $name, $lease;
+
+	$self->{etcd}->any('put', $key, '', $lease) // return "$key: tried";
+	my $queue = $self->{etcd}->any('call', '/v3/kv/range',
+		{ EtcdLockTest::Etcd::prefix_range("$name/"), sort_target => 'CREATE', limit => 1 });
+	my $first = $queue ? decode_base64($queue->[0]{kvs}[0]{key} // '') : '';
+	my $heal = sub { $self->{etcd}->any('revoke', "$lease") };
+	if ($first ne $key)
+	{
+		$heal->();
+		return "$key: refused";
+	}
+	push @{ $self->{heal} },
+	  { at => now() + 0.2 * $what->{short}, target => 'none', kind => 'kept_try', heal => $heal };
+	return "$key: granted";
+}
+
+# What the first server waits for at each commit.
+sub without_standby
+{
+	my ($self, $what, $end, $heal) = @_;
+	$end->();
+	my $outage = { server => 0, from => now(), to => 1e9 };
+	push @{ $self->{outages} }, $outage;
+	return $self->later($what, $what->{any}, sub { $outage->{to} = now(); $heal->() });
+}
+
+sub standby_stop
+{
+	my ($self, $what) = @_;
+	my $standby = $self->{standby} // return;
+	return $self->without_standby(
+		$what,
+		sub { $standby->stop('immediate') },
+		sub { $standby->start });
+}
+
+# Its end of the connection stays as it is.
+sub standby_hang
+{
+	my ($self, $what) = @_;
+	my $standby = $self->{standby} // return;
+	my $pid = $standby->safe_psql('postgres', 'SELECT pid FROM pg_stat_wal_receiver') || return;
+	return $self->without_standby(
+		$what,
+		sub { kill 'STOP', $pid },
+		sub { kill 'CONT', $pid });
 }
 
 sub member_kill
@@ -442,7 +535,7 @@ sub key_delete
 	return unless @$keys;
 	my $key = $keys->[ $what->{pick} * @$keys ];
 	my ($name, $lease) =
-	  $key =~ m{^(.*)/(?:read|write)/([0-9a-f]+)-\d+$} or return;
+	  $key =~ m{^(.*)/(?:read|write)/([0-9a-f]+)-\d+(?:-keep\d+)?$} or return;
 	$name = $name =~ m{^\.etcd_lock/int/.*/(\d+)$} ? $1 : "'$name'";
 	my ($server) =
 	  grep { ($self->lease($_) // '') eq $lease } 0 .. $#{ $self->{nodes} };

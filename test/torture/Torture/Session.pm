@@ -25,8 +25,9 @@ my ($calm, $stop);
 =item start(%options)
 
 Start a session's process; its pid.  Options: number, seed, server (its number),
-socket and store (paths), user, names (SQL expressions), log (file), ttl,
-aim (nothing but work, and much of it takes long).
+socket and store (paths), user, names (SQL expressions), hot (such, one for each server),
+log (file), ttl, extended
+(speak the extended protocol), aim (nothing but work, and much of it takes long).
 
 =cut
 
@@ -103,7 +104,7 @@ sub connected
 	my ($self) = @_;
 	return 1 if $self->{connection} && !$self->{connection}->closed;
 	$self->{connection} =
-	  Torture::Wire->connect($self->{socket}, $self->{user});
+	  Torture::Wire->connect($self->{socket}, $self->{user}, $self->{extended});
 	nap(0.2), return 0 unless $self->{connection};
 	return 1 if $self->{aim};
 
@@ -144,6 +145,7 @@ sub draw_work
 	$self->{async} = rand() < 0.2;
 
 	return 'work' if $calm || $self->{aim};
+	return 'hot' if $self->{hot} && rand() < 0.25;
 	my $draw = rand 100;
 	return 'upgrade' if $draw < 3;
 	return 'savepoint' if $draw < 7;
@@ -170,6 +172,25 @@ sub work
 		$self->work_and_commit($hold);
 	}
 	$self->must("SELECT etcd_unlock_all()");
+	return;
+}
+
+# The same name again and again, as its server keeps it; now and then that of another
+# server.
+sub hot
+{
+	my ($self) = @_;
+	my @hot = @{ $self->{hot} };
+	$self->{name} = $hot[ rand() < 0.9 ? $self->{server} : rand @hot ];
+	$self->{mode} = rand() < 0.85 ? 'x' : 's';
+	local $self->{hurry} = 1;
+	foreach (1 .. 5 + rand 30)
+	{
+		last if $calm;
+		$self->{xact} = rand() < 0.5;
+		$self->work;
+		nap(rand 0.3) if rand() < 0.1;
+	}
 	return;
 }
 
@@ -256,8 +277,13 @@ sub rollback
 # A statement that ends the work under way if it fails.
 sub must
 {
-	my ($self, $sql) = @_;
-	my $answer = $self->{connection}->query($sql);
+	my ($self, $sql, $how) = @_;
+	$how //= 'query';
+	my $answer = $self->{connection}->$how($sql);
+
+	# What could not be said at a commit.
+	$self->note({ t => 'late', at => $answer->{received} })
+	  if grep { $_->{M} =~ /lost while the last transaction committed/ } @{ $answer->{notices} };
 	$self->give_up($sql, $answer) if $answer->{error} || $answer->{closed};
 	return $answer;
 }
@@ -292,8 +318,11 @@ sub lock
 	my $wait = $self->{try} eq 'try a while' ? ", wait => '500 ms'" : '';
 	$self->{suffix} = $self->{mode} eq 's' ? '_shared' : '';
 
-	my $answer = $self->must(
-		"SELECT etcd_${try}${xact}lock$self->{suffix}($self->{name}$wait)");
+	my $call = "SELECT etcd_${try}${xact}lock$self->{suffix}($self->{name}$wait)";
+	my $answer =
+	    $self->{xact} && $self->{extended} && rand() < 0.3
+	  ? $self->must("$call FROM generate_series(1, 2)", 'open')
+	  : $self->must($call);
 	my $result = $answer->{rows}[0][0];
 	return if $try && $result ne 't';
 	$self->note({ t => 'grant', at => $answer->{received}, asked => $answer->{sent} });
@@ -340,8 +369,8 @@ sub work_and_commit
 
 	my $answer = $self->{connection}->query('COMMIT');
 	@$event{qw(sent done)} = @$answer{qw(sent received)};
+	$event->{async} = $self->{async} ? 1 : 0;
 	$event->{state} = $answer->{error}{C} if $answer->{error};
-	$event->{warned} = 1 if grep { $_->{C} eq 'EL001' } @{ $answer->{notices} };
 	$event->{outcome} =
 		$answer->{tag} eq 'COMMIT' ? 'committed'
 	  : $answer->{error} && !$answer->{closed} ? 'refused'
@@ -406,6 +435,7 @@ sub pause
 {
 	my ($self) = @_;
 	return nap(rand 0.01) if $calm;
+	return nap(rand 0.001) if $self->{hurry} && rand() < 0.98;
 	return nap(rand 0.02) if rand() > ($self->{aim} ? 0.5 : 0.07);
 	my $seconds = $self->{ttl} * ($self->{aim} ? 2 + rand 0.6 : rand 2);
 	if (!$self->{aim} && rand() < 0.5)

@@ -1,7 +1,7 @@
 #-------------------------------------------------------------------------
 # Torture::Wire - a connection to a PostgreSQL server
 #
-# Speaks the protocol itself (simple queries, a Unix socket, no password),
+# Speaks the protocol itself (simple or extended, a Unix socket, no password),
 # because the checker judges by the moments at which messages leave and arrive,
 # and needs to know whether a COMMIT was answered before the connection broke.
 #-------------------------------------------------------------------------
@@ -42,7 +42,7 @@ sub nap
 	return;
 }
 
-=item Torture::Wire->connect($socket_path, $user)
+=item Torture::Wire->connect($socket_path, $user, [$extended])
 
 A connection to database postgres, or undef if there is none to be had.
 
@@ -50,10 +50,14 @@ A connection to database postgres, or undef if there is none to be had.
 
 sub connect
 {
-	my ($class, $path, $user) = @_;
+	my ($class, $path, $user, $extended) = @_;
 	my $socket = IO::Socket::UNIX->new(Peer => $path) or return;
-	my $self =
-	  bless { socket => $socket, select => IO::Select->new($socket), in => '' },
+	my $self = bless {
+		socket => $socket,
+		select => IO::Select->new($socket),
+		in => '',
+		extended => $extended
+	  },
 	  $class;
 
 	my $body = pack 'N(Z*)*x', 196608, user => $user, database => 'postgres',
@@ -77,8 +81,29 @@ sub query
 {
 	my ($self, $sql, $timeout) = @_;
 	my $sent = now();
-	$self->send_bytes('Q' . pack 'NZ*', 5 + length $sql, $sql);
+	$self->send_bytes(
+		$self->{extended}
+		? join('', map { execute('', $_, 0) } split /;\s+/, $sql) . message('S', '')
+		: message('Q', "$sql\0"));
 	my $answer = $self->answer($sent + ($timeout // 120));
+	$answer->{sent} = $sent;
+	$answer->{received} = now();
+	return $answer;
+}
+
+=item $connection->open($sql)
+
+By the extended protocol, inside a transaction: fetch the first row only, and leave
+the portal open, which ends with the transaction.
+
+=cut
+
+sub open
+{
+	my ($self, $sql) = @_;
+	my $sent = now();
+	$self->send_bytes(execute('p' . ++$self->{portals}, $sql, 1) . message('S', ''));
+	my $answer = $self->answer($sent + 120);
 	$answer->{sent} = $sent;
 	$answer->{received} = now();
 	return $answer;
@@ -113,6 +138,17 @@ sub close
 =back
 
 =cut
+
+sub message { my ($type, $body) = @_; return $type . pack('N', 4 + length $body) . $body }
+
+# Parse, Bind and Execute, for so many rows.
+sub execute
+{
+	my ($portal, $sql, $rows) = @_;
+	return message('P', "\0$sql\0" . pack('n', 0))
+	  . message('B', "$portal\0\0" . pack('n3', 0, 0, 0))
+	  . message('E', "$portal\0" . pack('N', $rows));
+}
 
 sub send_bytes
 {

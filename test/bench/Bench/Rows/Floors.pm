@@ -12,20 +12,20 @@ sub rows
 		{
 			id => 'put',
 			group => 'floor',
-			title => 'raw put through the gateway, one kept connection',
-			run => sub { gateway('put', 1, @_) },
+			title => 'raw put by gRPC, one connection',
+			run => sub { wire('put', 1, @_) },
 		},
 		{
 			id => 'put_64',
 			group => 'floor',
 			title => 'the same, 64 connections',
-			run => sub { gateway('put', 64, @_) },
+			run => sub { wire('put', 64, @_) },
 		},
 		{
 			id => 'range',
 			group => 'floor',
-			title => 'linearizable range through the gateway',
-			run => sub { gateway('range', 1, @_) },
+			title => 'linearizable range by gRPC',
+			run => sub { wire('range', 1, @_) },
 		},
 		{
 			id => 'select',
@@ -57,11 +57,11 @@ sub rows
 		});
 }
 
-sub gateway
+sub wire
 {
 	my ($what, $clients, $rig, $seconds) = @_;
 	my $run = $rig->accounted('count',
-		sub { $rig->program('gateway', $what, $rig->endpoint, $seconds, $clients) });
+		sub { $rig->program('wire', $what, $rig->endpoint, $seconds, $clients) });
 	$run->{rate} = $run->{count} / $run->{seconds};
 	return $run;
 }

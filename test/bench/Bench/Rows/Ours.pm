@@ -22,48 +22,53 @@ sub rows
 	my $advisory = '`pg_advisory_lock`';
 
 	return (
-		one('ours_one', $etcd),
-		one('ours_one_off', "$etcd$off", settings => $sync_off),
-		one('ours_one_shared', '`etcd_lock_shared`',
-			lock => "etcd_lock_shared('/bench/one')", unlock => "etcd_unlock_shared('/bench/one')"),
-		one('ours_one_try', '`etcd_try_lock`', lock => "etcd_try_lock('/bench/one')"),
-		one('ours_one_int', '`etcd_lock(bigint)`', lock => 'etcd_lock(1)', unlock => 'etcd_unlock(1)'),
-		transaction('ours_one_xact', '`etcd_xact_lock`, BEGIN to COMMIT',
-			group => 'one', script => xact("'/bench/one'")),
-		transaction('ours_one_xact_off', "`etcd_xact_lock`, BEGIN to COMMIT$off",
-			group => 'one', script => xact("'/bench/one'"), settings => $sync_off),
+		both(one('ours_one', $etcd)),
+		cold(one('ours_one_off', "$etcd$off", settings => $sync_off)),
+		thorough(both(one('ours_one_shared', '`etcd_lock_shared`',
+			lock => "etcd_lock_shared('/bench/one')", unlock => "etcd_unlock_shared('/bench/one')"))),
+		both(one('ours_one_try', '`etcd_try_lock`', lock => "etcd_try_lock('/bench/one')")),
+		thorough(both(one('ours_one_int', '`etcd_lock(bigint)`', lock => 'etcd_lock(1)', unlock => 'etcd_unlock(1)'))),
+		both(transaction('ours_one_xact', '`etcd_xact_lock`, BEGIN to COMMIT',
+			group => 'one', script => xact("'/bench/one'"))),
+		thorough(cold(transaction('ours_one_xact_off', "`etcd_xact_lock`, BEGIN to COMMIT$off",
+			group => 'one', script => xact("'/bench/one'"), settings => $sync_off))),
 		one('advisory_one', $advisory,
 			lock => 'pg_advisory_lock(1)', unlock => 'pg_advisory_unlock(1)'),
 
 		(
 			map {
 				my $n = $_;
-				load("ours_$n", 'many', "$etcd, $n sessions", $n, pair("'/bench/' || :client_id")),
-				load("ours_${n}_off", 'many', "$etcd, $n sessions$off",
-					$n, pair("'/bench/' || :client_id"), settings => $sync_off),
+				map { $n == 8 ? thorough($_) : $_ }
+				both(load("ours_$n", 'many', "$etcd, $n sessions", $n, pair("'/bench/' || :client_id"))),
+				cold(load("ours_${n}_off", 'many', "$etcd, $n sessions$off",
+					$n, pair("'/bench/' || :client_id"), settings => $sync_off)),
 				load("advisory_$n", 'many', "$advisory, $n sessions", $n, advisory(':client_id'))
 			} 8, 64
 		),
-		load('ours_64_xact', 'many', '`etcd_xact_lock`, 64 sessions', 64,
-			xact("'/bench/' || :client_id")),
-		load('ours_64_shared', 'many', '`etcd_lock_shared`, 64 sessions', 64,
-			pair("'/bench/' || :client_id", '_shared')),
+		thorough(
+			both(load('ours_64_xact', 'many', '`etcd_xact_lock`, 64 sessions', 64,
+				xact("'/bench/' || :client_id"))),
+			both(load('ours_64_shared', 'many', '`etcd_lock_shared`, 64 sessions', 64,
+				pair("'/bench/' || :client_id", '_shared')))),
 
 		(
 			map {
 				my $n = $_;
-				load("same_$n", 'same', "$etcd, $n sessions of one server", $n, pair("'/bench/same'")),
+				both(load("same_$n", 'same', "$etcd, $n sessions of one server", $n, pair("'/bench/same'"))),
 				load("advisory_same_$n", 'same', "$advisory, $n sessions", $n, advisory('1'))
-			} 8, 64
+			} 2, 8, 64
 		),
-		load('same_64_xact', 'same', '`etcd_xact_lock`, 64 sessions of one server', 64,
-			xact("'/bench/same'")),
-		load('same_64_shared', 'same', '`etcd_lock_shared`, 64 sessions of one server', 64,
-			pair("'/bench/same'", '_shared')),
-		load('two_servers', 'same', "$etcd, two servers with 4 sessions each", 4,
-			pair("'/bench/same'"), servers => [qw(a b)]),
-		load('three_servers', 'same', "$etcd, three servers with 4 sessions each", 4,
-			pair("'/bench/same'"), servers => [qw(a b c)]),
+		thorough(
+			both(load('same_64_xact', 'same', '`etcd_xact_lock`, 64 sessions of one server', 64,
+				xact("'/bench/same'"))),
+			both(load('same_64_shared', 'same', '`etcd_lock_shared`, 64 sessions of one server', 64,
+				pair("'/bench/same'", '_shared')))),
+		both(load('each_of_two', 'same', "$etcd, one session on each of two servers", 1,
+			pair("'/bench/same'"), servers => [qw(a b)])),
+		both(load('two_servers', 'same', "$etcd, two servers with 4 sessions each", 4,
+			pair("'/bench/same'"), servers => [qw(a b)])),
+		thorough(both(load('three_servers', 'same', "$etcd, three servers with 4 sessions each", 4,
+			pair("'/bench/same'"), servers => [qw(a b c)]))),
 
 		{
 			id => 'handover',
@@ -87,10 +92,26 @@ sub rows
 		taken('try_here', '`etcd_try_lock` on a lock that this server has', 'a'),
 
 		transaction('write', 'without a lock', group => 'transaction', script => writing('')),
-		transaction('write_lock', '`etcd_xact_lock`', group => 'transaction',
-			script => writing("SELECT etcd_xact_lock('/bench/writes');")),
-		transaction('write_lock_off', "`etcd_xact_lock`$off", group => 'transaction',
-			script => writing("SELECT etcd_xact_lock('/bench/writes');"), settings => $sync_off));
+		both(transaction('write_lock', '`etcd_xact_lock`', group => 'transaction',
+			script => writing("SELECT etcd_xact_lock('/bench/writes');"))),
+		cold(transaction('write_lock_off', "`etcd_xact_lock`$off", group => 'transaction',
+			script => writing("SELECT etcd_xact_lock('/bench/writes');"), settings => $sync_off)));
+}
+
+sub thorough { return map { +{ %$_, thorough => 1 } } @_ }
+
+# Each row twice: with names that are not kept, as those that are used now and then; and
+# as it is, where names become hot.
+sub cold
+{
+	my ($row) = @_;
+	return { %$row, title => "$row->{title}, cold", keep => '0' };
+}
+
+sub both
+{
+	my ($row) = @_;
+	return cold($row), { %$row, id => "$row->{id}_hot", title => "$row->{title}, hot" };
 }
 
 #
@@ -214,10 +235,13 @@ sub load
 							seconds => $seconds, settings => $options{settings})
 					} @servers;
 					my @runs = map { $rig->end_pgbench($_) } @started;
+					my @rates = sort { $a <=> $b } map { $_->{tps} } @runs;
+					my @took = sort { $a <=> $b } map { @{ $_->{latencies} } } @runs;
 					return {
 						count => sum(map { $_->{count} } @runs),
-						rate => sum(map { $_->{tps} } @runs),
-						samples => { pair => [ map { @{ $_->{latencies} } } @runs ] },
+						rate => sum(@rates),
+						samples => { pair => \@took },
+						@servers > 1 ? (share => $rates[0] / sum(@rates), longest => $took[-1] / 1e3) : (),
 					};
 				},
 				@servers);

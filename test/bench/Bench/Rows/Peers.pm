@@ -19,8 +19,8 @@ sub rows
 		{
 			id => 'v3lock_one',
 			group => 'one',
-			title => 'v3lock through the gateway',
-			run => sub { gateway(1, @_) },
+			title => 'v3lock by gRPC',
+			run => sub { wire(1, @_) },
 		},
 		{
 			id => 'python_one',
@@ -42,15 +42,15 @@ sub rows
 		},
 		(
 			map {
-				go("go_$_", 'many', "$go, $_ clients of one program", $_),
-				go("go_${_}_apart", 'many', "$go, $_ clients, a connection each", $_, 'apart')
+				+{ %{ go("go_$_", 'many', "$go, $_ clients of one program", $_) }, $_ == 8 ? (thorough => 1) : () },
+				+{ %{ go("go_${_}_apart", 'many', "$go, $_ clients, a connection each", $_, 'apart') }, thorough => 1 }
 			} 8, 64
 		),
 		{
 			id => 'v3lock_64',
 			group => 'many',
-			title => 'v3lock through the gateway, 64 clients',
-			run => sub { gateway(64, @_) },
+			title => 'v3lock by gRPC, 64 clients',
+			run => sub { wire(64, @_) },
 		},
 		(map { go("go_same_$_", 'same', "$go, $_ clients", $_, 'one') } 8, 64),
 		handover('go_handover', "$go, the same; the other has waited for 10 ms", 10),
@@ -96,11 +96,11 @@ sub handover
 	};
 }
 
-sub gateway
+sub wire
 {
 	my ($clients, $rig, $seconds) = @_;
 	return rated($rig->accounted('count',
-		sub { $rig->program('gateway', 'v3lock', $rig->endpoint, $seconds, $clients) }));
+		sub { $rig->program('wire', 'v3lock', $rig->endpoint, $seconds, $clients) }));
 }
 
 sub python

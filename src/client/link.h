@@ -1,0 +1,103 @@
+/*-------------------------------------------------------------------------
+ *
+ * link.h
+ *	  The worker's link to etcd: requests to the address in use, and its state.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LINK_H
+#define LINK_H
+
+#include "postgres.h"
+
+#include "etcd/etcd_request.h"
+#include "etcd/etcd_response.h"
+
+typedef struct LinkCall LinkCall;
+
+/*
+ * What a request is about.  Only requests about the lease, and the connection
+ * itself, decide whether the link is up; side requests cannot take it down,
+ * and only a few of them are in flight at a time.
+ */
+typedef enum LinkClass
+{
+	LINK_LEASE,					/* keepalive, sentinel, logins, probes */
+	LINK_LOCK,					/* keys: put, deleted, read */
+	LINK_SIDE					/* views, health, notes, old leases */
+} LinkClass;
+
+typedef struct LinkCallbacks
+{
+	/* the request has ended; the response is freed when this returns */
+	void		(*done) (void *arg, const EtcdAnswer *answer);
+	/* longest response, bytes; 0: GRPC_MAX_MESSAGE */
+	size_t		max_message;
+} LinkCallbacks;
+
+/* A stream, for watch.c, which lasts as long as the connection. */
+typedef struct LinkStream LinkStream;
+
+typedef struct LinkStreamCallbacks
+{
+	void		(*message) (void *arg, const void *data, size_t len);
+	void		(*ended) (void *arg, const EtcdAnswer *answer);
+	size_t		max_message;
+} LinkStreamCallbacks;
+
+/* For the worker's loop: one descriptor stands for the network. */
+extern bool link_create(void);	/* false, with errno set: it failed */
+extern int	link_fd(void);
+extern long link_timeout(void); /* milliseconds, -1: none */
+extern void link_run(void);
+
+extern void link_init(void);
+extern void link_reload(void);
+extern void link_tick(void);
+extern int64 link_tick_time(void);
+
+extern const char *link_endpoint(void);
+extern uint64 link_generation(void);
+extern bool link_ready(void);
+extern int64 link_next_time(void);
+
+/*
+ * Send a request, and take over its message.  Returns NULL if memory is
+ * exhausted; then no callback is called.  timeout_ms is the total time,
+ * including that in which there is no link.
+ */
+extern LinkCall *link_call(LinkClass class, EtcdMessage message, long timeout_ms,
+						   const LinkCallbacks *callbacks, void *arg);
+
+/* Drop a request that is in flight; its callback is not called. */
+extern void link_cancel(LinkCall *call);
+
+/* Returns NULL if there is no link at the moment. */
+extern LinkStream *link_stream(EtcdMessage message,
+							   const LinkStreamCallbacks *callbacks, void *arg);
+extern bool link_stream_send(LinkStream *stream, EtcdMessage message);
+extern void link_stream_close(LinkStream *stream);
+
+/* Etcd has cancelled a watch, perhaps because of its token. */
+extern void link_watch_refused(const LinkStream *stream, const char *reason);
+
+/*
+ * For "done" callbacks: etcd would not send this response, or it says that the
+ * member cannot serve.
+ */
+extern void link_bad_answer(const EtcdAnswer *answer, const char *error);
+
+/* This response has granted the lease or kept it alive. */
+extern void link_proven(const EtcdAnswer *answer);
+
+/* A response had this raft term. */
+extern void link_saw_term(uint64 term);
+
+/* Show this error in the views, although the link as such is up. */
+extern void link_note_error(const char *error);
+
+/* Send a request to another endpoint; see endpoints_ask(). */
+extern bool link_ask(const char *url, EtcdMessage message, long timeout_ms,
+					 void (*done) (void *arg, const EtcdAnswer *answer), void *arg);
+
+#endif							/* LINK_H */

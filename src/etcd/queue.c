@@ -1,0 +1,233 @@
+/*-------------------------------------------------------------------------
+ *
+ * queue.c
+ *	  Who is next: the rules of a lock's queue in etcd.
+ *
+ * The keys of a lock are ordered by their create_revisions.  A key is granted
+ * when no conflicting key of another owner is ahead of it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "etcd/queue.h"
+
+#include <string.h>
+
+QueueKeyKind
+queue_key_kind(const QueueView *view, const char *key, size_t key_len)
+{
+	size_t		last;
+
+	return key_layout_kind(view->name, view->name_len, key, key_len, &last);
+}
+
+bool
+queue_key_is_own(const QueueView *view, const char *key, size_t key_len)
+{
+	size_t		last;
+	QueueKeyKind kind = key_layout_kind(view->name, view->name_len, key, key_len, &last);
+
+	return (kind == QUEUE_KEY_READ || kind == QUEUE_KEY_WRITE) &&
+		key_len - last >= view->owner_len &&
+		memcmp(key + last, view->owner, view->owner_len) == 0;
+}
+
+bool
+queue_conflicts(bool exclusive, QueueKeyKind kind)
+{
+	if (kind == QUEUE_KEY_OTHER)
+		return false;
+	return exclusive || kind != QUEUE_KEY_READ;
+}
+
+/* Does this key conflict with a request for the given mode, wherever it is? */
+static bool
+foreign_conflict(const QueueView *view, bool exclusive, const QueueKey *key)
+{
+	return queue_conflicts(exclusive, queue_key_kind(view, key->key, key->key_len)) &&
+		!queue_key_is_own(view, key->key, key->key_len);
+}
+
+QueueVerdict
+queue_decide(const QueueView *view, bool exclusive,
+			 int64_t create_revision, int64_t own_read,
+			 int *ahead, int *nahead)
+{
+	QueueVerdict verdict = QUEUE_GRANTED;
+	int			n = 0;
+
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+
+		if (key->create_revision >= create_revision ||
+			!foreign_conflict(view, exclusive, key))
+			continue;
+
+		if (ahead != NULL)
+			ahead[n] = i;
+		n++;
+
+		/*
+		 * A foreign key for exclusive mode that came after our read key waits
+		 * for it, and we wait for that key: nobody would ever move.  The
+		 * later one gives up.
+		 */
+		if (exclusive && own_read != 0 && key->create_revision > own_read &&
+			queue_key_kind(view, key->key, key->key_len) != QUEUE_KEY_READ)
+			verdict = QUEUE_DEADLOCK;
+		else if (verdict == QUEUE_GRANTED)
+			verdict = QUEUE_WAIT;
+	}
+	if (nahead != NULL)
+		*nahead = n;
+	return verdict;
+}
+
+bool
+queue_is_free(const QueueView *view, bool exclusive)
+{
+	return queue_decide(view, exclusive, INT64_MAX, 0, NULL, NULL) == QUEUE_GRANTED;
+}
+
+unsigned
+queue_kept_ahead(const QueueView *view, bool exclusive, int64_t create_revision)
+{
+	unsigned	longest = 0;
+
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+		QueueKeyParts parts;
+
+		if (key->create_revision >= create_revision ||
+			!foreign_conflict(view, exclusive, key))
+			continue;
+		if (key->no_lease || !key_layout_split(key->key, key->key_len, &parts) ||
+			parts.keep == 0)
+			return 0;
+		if (parts.keep > longest)
+			longest = parts.keep;
+	}
+	return longest;
+}
+
+int
+queue_find_data(const QueueView *view, bool exclusive, int64_t create_revision)
+{
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+
+		if (key->no_lease && key->create_revision < create_revision &&
+			foreign_conflict(view, exclusive, key))
+			return i;
+	}
+	return -1;
+}
+
+bool
+queue_somebody_waits(const QueueView *view, bool exclusive,
+					 int64_t create_revision)
+{
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+
+		/*
+		 * Conflicts are symmetric: a key that would make us wait waits for
+		 * us.
+		 */
+		if (key->create_revision > create_revision &&
+			foreign_conflict(view, exclusive, key))
+			return true;
+	}
+	return false;
+}
+
+/* ----------------------------------------------------------------
+ *		The view of the queue
+ * ----------------------------------------------------------------
+ */
+
+/* The owners of the keys so far, as far as it matters. */
+typedef struct Owners
+{
+	int			n;				/* 2: more than one */
+	bool		is_server;		/* the only one: a server, known by its lease, */
+	uint64_t	lease;
+	const char *key;			/* or another client, known by its key */
+} Owners;
+
+static bool
+is_owner(const Owners *owners, const QueueKeyParts *parts, const char *key)
+{
+	return parts->is_server ?
+		owners->is_server && owners->lease == parts->lease :
+		owners->key == key;
+}
+
+static void
+add_owner(Owners *owners, const QueueKeyParts *parts, const char *key)
+{
+	if (owners->n == 0)
+	{
+		owners->n = 1;
+		owners->is_server = parts->is_server;
+		owners->lease = parts->lease;
+		owners->key = parts->is_server ? NULL : key;
+	}
+	else if (owners->n == 1 && !is_owner(owners, parts, key))
+		owners->n = 2;
+}
+
+static bool
+no_other_owner(const Owners *owners, const QueueKeyParts *parts, const char *key)
+{
+	return owners->n == 0 ||
+		(owners->n == 1 && is_owner(owners, parts, key));
+}
+
+/*
+ * Other clients see some things differently: for Go's, keys of deeper names
+ * are in the way, too, and its readers look only at writers.
+ */
+void
+queue_places(const QueueView *view, QueuePlace *places)
+{
+	Owners		all = {0};
+	Owners		not_read = {0};
+	bool		write_seen = false;
+	bool		any_seen = false;
+	int			position = 0;
+
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+		QueuePlace *place = &places[i];
+		QueueKeyParts parts;
+
+		memset(place, 0, sizeof(*place));
+		if (!key_layout_split(key->key, key->key_len, &parts) ||
+			parts.name_len != view->name_len ||
+			memcmp(key->key, view->name, view->name_len) != 0)
+		{
+			any_seen = true;
+			continue;
+		}
+
+		place->position = ++position;
+		if (parts.is_server)
+			place->granted = no_other_owner(parts.kind == QUEUE_KEY_READ ? &not_read : &all,
+											&parts, key->key);
+		else if (parts.kind == QUEUE_KEY_READ)
+			place->granted = !write_seen;
+		else
+			place->granted = !any_seen;
+
+		add_owner(&all, &parts, key->key);
+		if (parts.kind != QUEUE_KEY_READ)
+			add_owner(&not_read, &parts, key->key);
+		write_seen |= parts.kind == QUEUE_KEY_WRITE;
+		any_seen = true;
+	}
+}

@@ -1,0 +1,40 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock_keep.h
+ *	  Keys that no session uses: kept for a while, or deleted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef LOCK_KEEP_H
+#define LOCK_KEEP_H
+
+#include "shared/lock_keys.h"
+
+/*
+ * The caller holds the lock of the entry's partition exclusively; now:
+ * clock_now().
+ */
+
+/* May the key pass from session to session here? */
+extern bool lock_keep_may_pass(const LockKey *key, int64 now);
+
+/* A session has acquired the lock by it. */
+extern void lock_keep_taken(LockEntry *entry, LockKey *key);
+
+/*
+ * A session has released something: mark keys deleting that are no longer
+ * needed.
+ */
+extern int	lock_keep_settle(LockEntry *entry, LockReleasedKey *released);
+
+/*
+ * Mark idle keys deleting.  Returns false if there is none, nor one that is
+ * being deleted.  The caller holds no lock.
+ */
+extern bool lock_keep_end_idle(void);
+
+/* For the worker. */
+extern void lock_keep_look(LockEntry *entry, LockKey *key, int64 now);
+extern void lock_keep_set_company(LockEntry *entry, LockKey *key, KeyCompany company);
+
+#endif							/* LOCK_KEEP_H */

@@ -1,0 +1,172 @@
+/*-------------------------------------------------------------------------
+ *
+ * lock_text.c
+ *	  Converts text between the database's encoding and UTF-8, which etcd has.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "shared/lock_text.h"
+
+/* The longest character in any encoding, in bytes. */
+#define MAX_CHARACTER	8
+
+/*
+ * Append bytes that have no equivalent in the other encoding, or that are not
+ * a valid character.
+ */
+static void
+append_escaped(StringInfo buf, const char *bytes, int len)
+{
+	for (int i = 0; i < len; i++)
+		appendStringInfo(buf, "\\x%02x", (unsigned char) bytes[i]);
+}
+
+/* Append valid text of one encoding in another one, as far as that has it. */
+static void
+append_converted(StringInfo buf, const char *text, int len, int from, int to)
+{
+	Oid			proc;
+
+	if (from == to)
+	{
+		appendBinaryStringInfo(buf, text, len);
+		return;
+	}
+	proc = IsTransactionState() ? FindDefaultConversionProc(from, to) : InvalidOid;
+	while (len > 0)
+	{
+		int			plain = 0;
+		int			done;
+		int			odd;
+
+		while (plain < len && !IS_HIGHBIT_SET(text[plain]))
+			plain++;
+		appendBinaryStringInfo(buf, text, plain);
+		text	  +=plain;
+
+		len -= plain;
+		if (len == 0)
+			break;
+
+		if (OidIsValid(proc))
+		{
+			int			size = len * MAX_CONVERSION_GROWTH + 2;
+			char	   *converted = palloc(size);
+
+			done = pg_do_encoding_conversion_buf(proc, from, to,
+												 (unsigned char *) text, len,
+												 (unsigned char *) converted,
+												 size, true);
+			appendStringInfoString(buf, converted);
+			pfree(converted);
+			text	  +=done;
+
+			len -= done;
+			if (len == 0)
+				break;
+		}
+		odd = Min(pg_encoding_mblen(from, text), len);
+		append_escaped(buf, text, odd);
+		text	  +=odd;
+
+		len -= odd;
+	}
+}
+
+static char *
+convert(const char *text, size_t len, int from, int to)
+{
+	StringInfoData buf;
+
+	/* The encoding of such text is unknown, but ours is in UTF-8. */
+	if (from == PG_SQL_ASCII)
+		from = PG_UTF8;
+	if (to == PG_SQL_ASCII)
+		to = PG_UTF8;
+
+	initStringInfo(&buf);
+	while (len > 0)
+	{
+		int			valid = pg_encoding_verifymbstr(from, text, (int) len);
+
+		append_converted(&buf, text, valid, from, to);
+		text	  +=valid;
+
+		len -= valid;
+		if (len > 0)
+		{
+			append_escaped(&buf, text, 1);
+			text	  ++;
+
+			len--;
+		}
+	}
+	return buf.data;
+}
+
+void
+lock_text_to_utf8(const char *text, char *utf8, size_t size)
+{
+	char	   *converted = convert(text, strlen(text), GetDatabaseEncoding(),
+									PG_UTF8);
+
+	strlcpy(utf8, converted, size);
+	pfree(converted);
+}
+
+char *
+lock_text_for_user(const char *utf8, size_t len)
+{
+	return convert(utf8, len, PG_UTF8, GetDatabaseEncoding());
+}
+
+/* Does the other encoding have this character? */
+static bool
+has_character(Oid proc, const char *character, int len, int from, int to)
+{
+	unsigned char converted[MAX_CHARACTER * MAX_CONVERSION_GROWTH + 1];
+
+	return OidIsValid(proc) &&
+		pg_do_encoding_conversion_buf(proc, from, to, (unsigned char *) character, len,
+									  converted, sizeof(converted), true) == len;
+}
+
+char *
+lock_text_for_message(const char *message)
+{
+	int			from = GetDatabaseEncoding();
+	int			to = pg_get_client_encoding();
+	Oid			proc = InvalidOid;
+	StringInfoData buf;
+
+	if (from == to || from == PG_SQL_ASCII || to == PG_SQL_ASCII)
+		return pstrdup(message);
+
+	/* Outside of a transaction we cannot access the catalogs. */
+	if (IsTransactionState())
+		proc = FindDefaultConversionProc(from, to);
+	initStringInfo(&buf);
+	while (*message != '\0')
+	{
+		int			len = Min(pg_encoding_mblen(from, message), (int) strlen(message));
+
+		if (!IS_HIGHBIT_SET(*message) || has_character(proc, message, len, from, to))
+			appendBinaryStringInfo(&buf, message, len);
+		else
+			append_escaped(&buf, message, len);
+		message += len;
+	}
+	return buf.data;
+}
+
+char *
+lock_text_etcd_message(const char *utf8)
+{
+	return lock_text_for_message(lock_text_for_user(utf8, strlen(utf8)));
+}

@@ -1,0 +1,19 @@
+/*-------------------------------------------------------------------------
+ *
+ * context.c
+ *	  The state of the worker as a whole; a process can have several workers.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+#include "worker/context.h"
+
+WorkerContext *MyWorker = NULL;
+
+WorkerContext *
+context_create(void)
+{
+	return MemoryContextAllocZero(TopMemoryContext, sizeof(WorkerContext));
+}

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * old_leases.h
+ *	  Revoking earlier leases of this server.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef OLD_LEASES_H
+#define OLD_LEASES_H
+
+#include "postgres.h"
+
+extern void old_leases_create(void);
+
+/*
+ * Revoke it, unless etcd has refused that.  Returns false if that is already
+ * in flight.
+ */
+extern bool old_leases_add(int64 id);
+
+extern void old_leases_tick(void);
+extern int64 old_leases_next_time(void);
+
+/*
+ * Is there a lease whose locks would look like another server's, and for which
+ * there was no attempt yet?
+ */
+extern bool old_leases_await(void);
+
+#endif							/* OLD_LEASES_H */

@@ -1,0 +1,596 @@
+/*-------------------------------------------------------------------------
+ *
+ * compare.c
+ *	  The same random requests to the simulated etcd and to a real one: their
+ *	  answers must agree, revision by revision, and so must what their watches
+ *	  tell.
+ *
+ * The real one must be fresh, since revisions are compared as they are.
+ *
+ *	compare ENDPOINT [SEED [REQUESTS]]
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "real_etcd.h"
+#include "sim_etcd.h"
+
+#include "etcd/etcd_response.h"
+#include "sim_random.h"
+
+#define MAX_OPS			6
+#define MAX_KEYS		14
+#define NLEASES			4
+#define NWATCHES		4
+
+/* Longest that a real watch may take to tell, milliseconds. */
+#define WATCH_PATIENCE	10000
+
+static SimRandom seed;
+static SimEtcd *etcd;
+static int64_t request = 0;
+
+/* ---- texts to be compared ---- */
+
+typedef struct Text
+{
+	char	   *data;
+	size_t		len;
+	size_t		max;
+} Text;
+
+static void
+say(Text *text, const char *format,...)
+{
+	va_list		args;
+	int			n;
+
+	if (text->max - text->len < 4096)
+	{
+		text->max = text->max * 2 + 8192;
+		text->data = realloc(text->data, text->max);
+	}
+	va_start(args, format);
+	n = vsnprintf(text->data + text->len, 4096, format, args);
+	va_end(args);
+	text->len += n < 4096 ? n : 4095;
+}
+
+static void
+say_kv(Text *text, const EtcdKeyValue *kv)
+{
+	say(text, " %.*s=%.*s(create %" PRId64 " mod %" PRId64 " lease %" PRId64 ")",
+		(int) kv->key_len, kv->key, (int) kv->value_len, kv->value,
+		kv->create_revision, kv->mod_revision, kv->lease);
+}
+
+static void
+say_results(Text *text, const EtcdOpResult *results, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const EtcdOpResult *result = &results[i];
+
+		switch (result->type)
+		{
+			case ETCD_OP_RANGE:
+				say(text, " [range %" PRId64 "%s:", result->count, result->more ? " more" : "");
+				for (int k = 0; k < result->nkvs; k++)
+					say_kv(text, &result->kvs[k]);
+				break;
+			case ETCD_OP_PUT:
+				say(text, " [put");
+				break;
+			case ETCD_OP_DELETE:
+				say(text, " [deleted %" PRId64, result->deleted);
+				break;
+			case ETCD_OP_TXN:
+				say(text, " [%s:", result->succeeded ? "succeeded" : "failed");
+				say_results(text, result->results, result->nresults);
+				break;
+		}
+		say(text, "]");
+	}
+}
+
+static void
+say_error(Text *text, const EtcdError *err)
+{
+	say(text, "error %d %s", err->code, err->message);
+}
+
+static void say_ops(Text *text, const EtcdOp *ops, int n);
+
+static void
+say_range(Text *text, const EtcdRange *range)
+{
+	say(text, "%.*s", (int) range->key_len, range->key);
+	if (range->end != NULL)
+		say(text, "..%.*s", range->end_len == 1 && range->end[0] == '\0' ? 3 : (int) range->end_len,
+			range->end_len == 1 && range->end[0] == '\0' ? "end" : range->end);
+}
+
+static void
+say_txn(Text *text, const EtcdTxn *txn)
+{
+	say(text, "if");
+	for (int i = 0; i < txn->ncompare; i++)
+	{
+		say(text, " %s(", txn->compare[i].target == ETCD_COMPARE_CREATE ? "create" : "mod");
+		say_range(text, &txn->compare[i].range);
+		say(text, ")%c%" PRId64, "=><"[txn->compare[i].result], txn->compare[i].revision);
+	}
+	say(text, " then");
+	say_ops(text, txn->success, txn->nsuccess);
+	say(text, " else");
+	say_ops(text, txn->failure, txn->nfailure);
+}
+
+static void
+say_ops(Text *text, const EtcdOp *ops, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		say(text, " [%s ", ops[i].type == ETCD_OP_RANGE ? "range" :
+			ops[i].type == ETCD_OP_PUT ? "put" :
+			ops[i].type == ETCD_OP_DELETE ? "delete" : "");
+		if (ops[i].type == ETCD_OP_TXN)
+			say_txn(text, ops[i].txn);
+		else
+			say_range(text, &ops[i].range);
+		if (ops[i].type == ETCD_OP_PUT)
+			say(text, "=%.*s lease %" PRId64, (int) ops[i].value_len, ops[i].value, ops[i].lease);
+		if (ops[i].type == ETCD_OP_RANGE)
+			say(text, "%s limit %" PRId64 " at %" PRId64, ops[i].keys_only ? " keys" : "",
+				ops[i].limit, ops[i].revision);
+		say(text, "]");
+	}
+}
+
+static void
+agree(const Text *asked, Text *simulated, Text *real)
+{
+	say(simulated, "%s", "");
+	say(real, "%s", "");
+	if (strcmp(simulated->data, real->data) != 0)
+	{
+		printf("not ok - request %" PRId64 ": %s\n# simulated: %s\n# real:      %s\n",
+			   request, asked->data, simulated->data, real->data);
+		exit(1);
+	}
+	free(simulated->data);
+	free(real->data);
+}
+
+/* ---- random requests; their texts live until the next one ---- */
+
+static char texts[64 * 1024];
+static size_t used;
+
+static char *
+new_text(size_t len)
+{
+	char	   *text = texts + used;
+
+	used += len;
+	if (used > sizeof(texts))
+		abort();
+	return text;
+}
+
+static const char *
+random_key(void)
+{
+	char	   *key = new_text(16);
+	static const char *const prefixes[] = {"a/", "a/b/", "a0", "b"};
+
+	if (sim_random_one_in(&seed, 200))
+		return "";
+	snprintf(key, 16, "%s%d", prefixes[sim_random_below(&seed, 4)],
+			 (int) sim_random_below(&seed, MAX_KEYS / 4));
+	return key;
+}
+
+static EtcdRange
+random_range(bool one_key)
+{
+	EtcdRange	range = {0};
+
+	range.key = random_key();
+	range.key_len = strlen(range.key);
+	if (one_key || sim_random_one_in(&seed, 2))
+		return range;
+	switch (sim_random_below(&seed, 4))
+	{
+		case 0:
+			range.key = "a/";
+			range.end = "a0";
+			break;
+		case 1:
+			range.end = "";		/* one NUL: no end */
+			range.key_len = strlen(range.key);
+			range.end_len = 1;
+			return range;
+		default:
+			range.end = random_key();
+			if (*range.end == '\0')
+				range.end = "c";
+			break;
+	}
+	range.key_len = strlen(range.key);
+	range.end_len = strlen(range.end);
+	return range;
+}
+
+static int64_t
+random_revision(void)
+{
+	int64_t		revision = sim_random_between(&seed, -3, 1) + sim_etcd_header(etcd)->revision;
+
+	return revision < 0 ? 0 : revision;
+}
+
+static EtcdTxn *random_txn(int depth);
+
+static EtcdOp
+random_op(int depth)
+{
+	EtcdOp		op = {0};
+	char	   *value;
+
+	switch (sim_random_below(&seed, depth < ETCD_MAX_TXN_DEPTH ? 10 : 8))
+	{
+		case 0:
+		case 1:
+		case 2:
+			op.type = ETCD_OP_RANGE;
+			op.range = random_range(false);
+			op.keys_only = sim_random_one_in(&seed, 2);
+			op.limit = sim_random_one_in(&seed, 3) ? sim_random_below(&seed, 4) : 0;
+			op.revision = sim_random_one_in(&seed, 12) ? random_revision() : 0;
+			break;
+		case 3:
+		case 4:
+			op.type = ETCD_OP_DELETE;
+			op.range = random_range(!sim_random_one_in(&seed, 3));
+			break;
+		case 8:
+		case 9:
+			op.type = ETCD_OP_TXN;
+			op.txn = random_txn(depth + 1);
+			break;
+		default:
+			op.type = ETCD_OP_PUT;
+			op.range = random_range(true);
+			value = new_text(16);
+			snprintf(value, 16, "%d", (int) sim_random_below(&seed, 1000));
+			op.value = value;
+			op.value_len = sim_random_one_in(&seed, 10) ? 0 : strlen(value);
+			op.lease = sim_random_one_in(&seed, 2) ? sim_random_below(&seed, NLEASES + 1) : 0;
+			break;
+	}
+	return op;
+}
+
+static const EtcdOp *
+random_ops(int depth, int *n)
+{
+	EtcdOp	   *ops;
+
+	*n = sim_random_below(&seed, depth == 1 ? MAX_OPS : 3);
+	used = (used + 15) & ~(size_t) 15;
+	ops = (EtcdOp *) new_text(*n * sizeof(EtcdOp));
+	for (int i = 0; i < *n; i++)
+	{
+		EtcdOp		op = random_op(depth);
+
+		ops[i] = op;
+	}
+	return ops;
+}
+
+static EtcdTxn *
+random_txn(int depth)
+{
+	EtcdTxn    *txn;
+	EtcdCompare *compare;
+
+	used = (used + 15) & ~(size_t) 15;
+	txn = (EtcdTxn *) new_text(sizeof(EtcdTxn));
+	memset(txn, 0, sizeof(*txn));
+	txn->ncompare = sim_random_below(&seed, 3);
+	compare = (EtcdCompare *) new_text(txn->ncompare * sizeof(EtcdCompare));
+	for (int i = 0; i < txn->ncompare; i++)
+	{
+		compare[i].target = sim_random_below(&seed, 2);
+		compare[i].result = sim_random_below(&seed, 3);
+		compare[i].range = random_range(!sim_random_one_in(&seed, 3));
+		compare[i].revision = sim_random_one_in(&seed, 2) ? 0 : random_revision();
+	}
+	txn->compare = compare;
+	txn->success = random_ops(depth, &txn->nsuccess);
+	txn->failure = random_ops(depth, &txn->nfailure);
+	return txn;
+}
+
+/* ---- watches ---- */
+
+typedef struct BothWatches
+{
+	SimWatch   *simulated;
+	RealWatch  *real;
+	Text		told_simulated;
+	Text		told_real;
+	bool		created;
+	int64_t		events_simulated;
+	int64_t		events_real;
+	bool		done;
+} BothWatches;
+
+static BothWatches watches[NWATCHES];
+
+static void
+note_message(Text *text, int64_t *n, const EtcdWatchMessage *msg)
+{
+	for (int i = 0; i < msg->nevents; i++)
+	{
+		say(text, "\n# %s", msg->events[i].type == ETCD_EVENT_PUT ? "PUT" : "DELETE");
+		say_kv(text, &msg->events[i].kv);
+		++*n;
+	}
+}
+
+static void
+real_message(void *arg, const EtcdWatchMessage *msg)
+{
+	BothWatches *both = arg;
+
+	both->created |= msg->created;
+	note_message(&both->told_real, &both->events_real, msg);
+	both->done = both->created && both->events_real >= both->events_simulated;
+}
+
+static void
+open_watch(BothWatches *both)
+{
+	EtcdRange	range;
+	bool		deletes_only = sim_random_one_in(&seed, 2);
+	EtcdWatchMessage msg;
+
+	memset(both, 0, sizeof(*both));
+	do
+		range = random_range(false);
+	while (range.key_len == 0);
+	both->real = real_etcd_watch(&range, deletes_only, real_message, both);
+	real_etcd_wait(WATCH_PATIENCE, &both->done);
+	both->simulated = sim_etcd_watch(etcd, &range, deletes_only, false, 0, 0);
+	(void) sim_etcd_watch_next(both->simulated, sim_etcd_header(etcd)->revision, &msg);
+}
+
+static void
+end_watch(BothWatches *both)
+{
+	static const Text asked = {"a watch", 7, 8};
+	EtcdWatchMessage msg;
+
+	while (sim_etcd_watch_next(both->simulated, sim_etcd_header(etcd)->revision, &msg))
+	{
+		note_message(&both->told_simulated, &both->events_simulated, &msg);
+		etcd_response_free_watch(&msg);
+	}
+	both->done = both->events_real >= both->events_simulated;
+	real_etcd_wait(WATCH_PATIENCE, &both->done);
+	real_etcd_end_watch(both->real);
+	sim_etcd_end_watch(both->simulated);
+	agree(&asked, &both->told_simulated, &both->told_real);
+}
+
+/* ---- one request to both ---- */
+
+static void
+do_txn(void)
+{
+	const EtcdTxn *txn = random_txn(1);
+	Text		asked = {0};
+	Text		texts_of[2] = {{0}, {0}};
+
+	say_txn(&asked, txn);
+	for (int i = 0; i < 2; i++)
+	{
+		EtcdTxnResult result;
+		EtcdError	err;
+
+		if (i == 0 ? sim_etcd_txn(etcd, txn, &result, &err) : real_etcd_txn(txn, &result, &err))
+		{
+			say(&texts_of[i], "revision %" PRId64 " %s", result.header.revision,
+				result.succeeded ? "succeeded" : "failed");
+			say_results(&texts_of[i], result.results, result.nresults);
+			etcd_response_free_txn(&result);
+		}
+		else
+			say_error(&texts_of[i], &err);
+	}
+	agree(&asked, &texts_of[0], &texts_of[1]);
+	free(asked.data);
+}
+
+static void
+do_range(void)
+{
+	EtcdOp		op = random_op(ETCD_MAX_TXN_DEPTH);
+	Text		asked = {0};
+	Text		texts_of[2] = {{0}, {0}};
+
+	op.type = ETCD_OP_RANGE;
+	if (sim_random_one_in(&seed, 3))
+		op.revision = random_revision();
+	say_ops(&asked, &op, 1);
+	for (int i = 0; i < 2; i++)
+	{
+		EtcdRangeResult result;
+		EtcdError	err;
+
+		if (i == 0 ? sim_etcd_range(etcd, &op, &result, &err) : real_etcd_range(&op, &result, &err))
+		{
+			say(&texts_of[i], "revision %" PRId64, result.header.revision);
+			say_results(&texts_of[i], &result.range, 1);
+			etcd_response_free_range(&result);
+		}
+		else
+			say_error(&texts_of[i], &err);
+	}
+	agree(&asked, &texts_of[0], &texts_of[1]);
+	free(asked.data);
+}
+
+static int
+compare_kv(const void *a, const void *b)
+{
+	return strcmp(((const EtcdKeyValue *) a)->key, ((const EtcdKeyValue *) b)->key);
+}
+
+static void
+say_lease(Text *text, EtcdLeaseResult *result, bool time_matters)
+{
+	say(text, "revision %" PRId64 " lease %" PRId64 " ttl %" PRId64 " granted %" PRId64,
+		result->header.revision, result->id,
+		time_matters || result->ttl < 0 ? result->ttl : INT64_C(1), result->granted_ttl);
+	if (result->nkeys > 0)
+		qsort(result->keys, result->nkeys, sizeof(EtcdKeyValue), compare_kv);
+	for (int i = 0; i < result->nkeys; i++)
+		say(text, " %s", result->keys[i].key);
+	etcd_response_free_lease(result);
+}
+
+static void
+do_lease(void)
+{
+	int64_t		id = 1 + sim_random_below(&seed, NLEASES);
+	int			kind = sim_random_below(&seed, 4);
+	int64_t		ttl = sim_random_one_in(&seed, 20) ? ETCD_MAX_TTL + 1 : 600;
+	static const char *const names[] = {"grant", "revoke", "keepalive", "timetolive"};
+	Text		asked = {0};
+	Text		texts_of[2] = {{0}, {0}};
+
+	say(&asked, "%s %" PRId64, names[kind], id);
+	for (int i = 0; i < 2; i++)
+	{
+		Text	   *text = &texts_of[i];
+		EtcdLeaseResult result;
+		EtcdHeader	header;
+		EtcdError	err;
+		bool		ok = true;
+
+		switch (kind)
+		{
+			case 0:
+				ok = i == 0 ? sim_etcd_lease_grant(etcd, id, ttl, 0, &result, &err) :
+					real_etcd_lease_grant(id, ttl, &result, &err);
+				break;
+			case 1:
+				ok = i == 0 ? sim_etcd_lease_revoke(etcd, id, &header, &err) :
+					real_etcd_lease_revoke(id, &header, &err);
+				break;
+			case 2:
+				if (i == 0)
+					sim_etcd_lease_keepalive(etcd, id, 0, true, &result);
+				else
+					ok = real_etcd_lease_keepalive(id, &result, &err);
+				break;
+			case 3:
+				if (i == 0)
+					sim_etcd_lease_timetolive(etcd, id, true, 0, &result);
+				else
+					ok = real_etcd_lease_timetolive(id, &result, &err);
+				break;
+		}
+		if (!ok)
+			say_error(text, &err);
+		else if (kind == 1)
+			say(text, "revision %" PRId64, header.revision);
+		else
+			say_lease(text, &result, kind != 3);
+	}
+	agree(&asked, &texts_of[0], &texts_of[1]);
+	free(asked.data);
+}
+
+static void
+do_compact(void)
+{
+	int64_t		revision = random_revision();
+	Text		asked = {0};
+	Text		texts_of[2] = {{0}, {0}};
+
+	say(&asked, "compact %" PRId64, revision);
+
+	/* A watch that has yet to be told would be cancelled. */
+	for (int i = 0; i < NWATCHES; i++)
+	{
+		end_watch(&watches[i]);
+		open_watch(&watches[i]);
+	}
+	for (int i = 0; i < 2; i++)
+	{
+		EtcdError	err;
+
+		if (i == 0 ? sim_etcd_compact(etcd, revision, &err) : real_etcd_compact(revision, &err))
+			say(&texts_of[i], "done");
+		else
+			say_error(&texts_of[i], &err);
+	}
+	agree(&asked, &texts_of[0], &texts_of[1]);
+	free(asked.data);
+}
+
+int
+main(int argc, char **argv)
+{
+	int64_t		requests = argc > 3 ? atoll(argv[3]) : 20000;
+	int64_t		events = 0;
+
+	if (argc < 2)
+	{
+		fprintf(stderr, "usage: compare ENDPOINT [SEED [REQUESTS]]\n");
+		return 2;
+	}
+	seed.state = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+	etcd = sim_etcd_create();
+	real_etcd_connect(argv[1]);
+	for (int i = 0; i < NWATCHES; i++)
+		open_watch(&watches[i]);
+	for (request = 1; request <= requests; request++)
+	{
+		int64_t		kind = sim_random_below(&seed, 1000);
+
+		used = 0;
+		if (kind < 600)
+			do_txn();
+		else if (kind < 800)
+			do_range();
+		else if (kind < 985)
+			do_lease();
+		else if (kind < 988)
+			do_compact();
+		else
+		{
+			BothWatches *both = &watches[sim_random_below(&seed, NWATCHES)];
+
+			end_watch(both);
+			events += both->events_simulated;
+			open_watch(both);
+		}
+	}
+	for (int i = 0; i < NWATCHES; i++)
+		end_watch(&watches[i]);
+	printf("ok - %" PRId64 " requests by seed %s have the same answers, revision %" PRId64
+		   "; %" PRId64 " events\n",
+		   requests, argc > 2 ? argv[2] : "1", sim_etcd_header(etcd)->revision, events);
+	sim_etcd_free(etcd);
+	return 0;
+}

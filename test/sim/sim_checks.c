@@ -1,0 +1,857 @@
+/*-------------------------------------------------------------------------
+ *
+ * sim_checks.c
+ *	  What must hold whatever happens.
+ *
+ * A session believes that it has a lock from the moment on when the function
+ * has returned, as long as its record in the shared table is there and valid by
+ * its server's own clock: that is what it would be told if it asked.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "sim_world.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A token counts in its lower bits how often its key was passed on. */
+#define TOKEN_PASS_BITS 20
+
+#define MAX_NOTES	256
+#define MAX_GRANTS	64
+#define MAX_TICKS	256
+#define MAX_BROKEN	64
+#define MAX_COMMIT	16
+#define MARKED		(UINT32_C(1) << 31)
+
+/*
+ * When etcd has gone back in time, or somebody deletes a key of ours, nobody can
+ * know it before he hears of it: no later than by the next keepalive, without which
+ * the deadline passes.
+ */
+#define GRACE(ttl)	((ttl) * SIM_SECOND)
+
+/* Most that a worker that has nothing to do may have in use, bytes. */
+#define MEMORY		(4 * 1024 * 1024)
+
+/* Longest that who waits may have to, once there are no faults. */
+#define PATIENCE	(30 * SIM_SECOND)
+
+typedef struct Note
+{
+	SimProc    *proc;
+	int			pid;
+	int			name;
+	bool		exclusive;
+	int64_t		token;
+	int64_t		revision;		/* create_revision of its key, which the token need not
+								 * tell: one shared behind an exclusive grant counts on */
+	int64_t		since;
+} Note;
+
+/* etcd_lock_break() has said "true" of it. */
+typedef struct Broken
+{
+	int			name;
+	int64_t		token;
+	int64_t		at;
+} Broken;
+
+/* What a session believed to have when its transaction began to commit. */
+typedef struct Commit
+{
+	int			n;
+	Note		notes[MAX_COMMIT];
+	bool		absent;			/* etcd had no key for one of them any more */
+} Commit;
+
+typedef struct Grant
+{
+	int			pid;
+	bool		exclusive;
+	int64_t		token;
+} Grant;
+
+typedef struct Tick
+{
+	int			name;
+	int64_t		tick;
+	int			claimed;
+	int			refused;
+	int			asking;			/* without an answer yet, or for ever */
+	int			busy;			/* transactions about it that are not over */
+	int64_t		first_asked;
+	int64_t		locked_until;	/* that long their locks may be seen */
+	bool		excused;		/* somebody else may have had the lock */
+} Tick;
+
+/* What a server cannot know yet of its locks of a name: not to be believed. */
+typedef struct Doubt
+{
+	int64_t		until;
+	int64_t		revision;		/* of keys created up to this one */
+} Doubt;
+
+static Note notes[MAX_NOTES];
+static int	nnotes;
+static Grant grants[SIM_MAX_NAMES][MAX_GRANTS];
+static int	ngrants[SIM_MAX_NAMES];
+static Tick ticks[MAX_TICKS];
+static int	nticks;
+static Doubt doubts[SIM_MAX_SERVERS + 1][SIM_MAX_NAMES];
+static int64_t restored_at;
+static Broken broken[MAX_BROKEN];
+static int	nbroken;
+static Broken breaking[MAX_BROKEN];	/* likewise, asked for only */
+static int	nbreaking;
+static Commit commits[SIM_MAX_SERVERS][SIM_MAX_PROCS];
+static uint64_t idle_requests;	/* sent until nobody wanted anything any more */
+static int64_t idle_since;
+
+/*
+ * Whose keys were last seen in etcd below each name, and when; owner 0: foreign
+ * clients, else the number of the server.
+ */
+static int64_t seen_at[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+static bool seen_now[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+static int64_t seen_since[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+static uint64_t former_base[SIM_MAX_SERVERS];	/* 0: none that is known */
+static int64_t former_since[SIM_MAX_SERVERS];	/* its lease is seen beside its successor's */
+static char found[512];
+const char *sim_found;
+
+static void
+tell_server(const SimServer *server)
+{
+	for (int p = 1; p < server->nprocs; p++)
+	{
+		const SimProc *proc = &server->procs[p];
+
+		if (proc->alive && sim_waits_since(proc) != 0)
+			sim_trace("   %s has been in %s for %.3f ms", sim_proc_name(proc), sim_waits_for(proc),
+					  (double) (sim_now() - sim_waits_since(proc)) / 1000);
+	}
+	sim_lockmgr_tell(server);
+}
+
+void
+sim_violation(const char *format,...)
+{
+	va_list		args;
+
+	if (sim_found != NULL)
+		return;
+	va_start(args, format);
+	vsnprintf(found, sizeof(found), format, args);
+	va_end(args);
+	sim_found = found;
+	sim_trace("!! %s", found);
+	for (int s = 0; sim_tracing && s < sim_nservers; s++)
+		tell_server(&sim_servers[s]);
+	sim_stop();
+}
+
+void
+sim_checks_start(void)
+{
+	nnotes = 0;
+	memset(ngrants, 0, sizeof(ngrants));
+	nticks = 0;
+	memset(doubts, 0, sizeof(doubts));
+	restored_at = 0;
+	nbroken = 0;
+	nbreaking = 0;
+	memset(commits, 0, sizeof(commits));
+	memset(former_base, 0, sizeof(former_base));
+	memset(seen_at, 0, sizeof(seen_at));
+	memset(seen_now, 0, sizeof(seen_now));
+	memset(seen_since, 0, sizeof(seen_since));
+	sim_found = NULL;
+}
+
+/* As the server's postmaster: nobody else runs meanwhile. */
+static bool
+believes(Note *note)
+{
+	SimProc    *self = sim_self;
+	int64_t		revision;
+
+	if (!note->proc->alive || note->proc->pid != note->pid)
+		return false;
+	sim_self = &note->proc->server->postmaster;
+	sim_checking = true;
+	revision = sim_self->image->believes(note->proc->procno, sim_names[note->name],
+										 note->exclusive, note->token);
+	sim_checking = false;
+	sim_self = self;
+	if (revision != 0)
+		note->revision = revision;
+	return revision != 0;
+}
+
+/* Did something happen to it that its server cannot know yet? */
+static bool
+in_doubt(const Note *note)
+{
+	const Doubt *doubt = &doubts[note->proc->server->number][note->name];
+
+	if (restored_at != 0 && note->since <= restored_at + GRACE(sim_plan.lease_ttl) &&
+		sim_now() < restored_at + GRACE(sim_plan.lease_ttl))
+		return true;
+	return sim_now() < doubt->until && note->revision <= doubt->revision;
+}
+
+static void
+begin_doubt(int server, int name, int64_t revision)
+{
+	Doubt	   *doubt = &doubts[server][name];
+
+	doubt->until = sim_now() + GRACE(sim_plan.lease_ttl);
+	if (revision > doubt->revision)
+		doubt->revision = revision;
+}
+
+/* Which of the names is this key of?  -1: of none. */
+static int
+name_of_key(const char *key, size_t len)
+{
+	for (int name = 0; name < SIM_MAX_NAMES; name++)
+	{
+		size_t		name_len = strlen(sim_names[name]);
+
+		if (len > name_len && memcmp(key, sim_names[name], name_len) == 0 &&
+			key[name_len] == '/' &&
+			memchr(key + name_len + 1, '/', len - name_len - 1) ==
+			(strncmp(key + name_len, "/read/", 6) == 0 ? key + name_len + 5 :
+			 strncmp(key + name_len, "/write/", 7) == 0 ? key + name_len + 6 : NULL))
+			return name;
+	}
+	return -1;
+}
+
+static int	owner_of(int64_t lease);
+
+/* Somebody else than its owner deletes this key, or revokes its lease. */
+void
+sim_check_deletes(int by, const char *key, size_t len, bool whole_lease)
+{
+	SimEtcd    *etcd = sim_cluster_state();
+	int64_t		lease = 0;
+	EtcdKeyValue kv;
+
+	for (int i = 0; i < sim_etcd_nkeys(etcd); i++)
+	{
+		if (sim_etcd_key(etcd, i, &kv) && kv.key_len == len && memcmp(kv.key, key, len) == 0)
+			lease = kv.lease;
+	}
+	if (lease == 0 || owner_of(lease) == by || owner_of(lease) == 0)
+		return;
+	for (int i = 0; i < sim_etcd_nkeys(etcd); i++)
+	{
+		if (sim_etcd_key(etcd, i, &kv) && kv.lease == lease && name_of_key(kv.key, kv.key_len) >= 0 &&
+			(whole_lease || (kv.key_len == len && memcmp(kv.key, key, len) == 0)))
+			begin_doubt(owner_of(lease), name_of_key(kv.key, kv.key_len),
+						whole_lease ? INT64_MAX : kv.create_revision);
+	}
+}
+
+static void
+add_broken(Broken *list, int *n, int name, int64_t token)
+{
+	if (*n == MAX_BROKEN)
+		memmove(&list[0], &list[1], --*n * sizeof(Broken));
+	list[(*n)++] = (Broken) {name, token, sim_now()};
+}
+
+/* Whoever had it does not believe in it for much longer. */
+void
+sim_check_broken(int name, int64_t token)
+{
+	add_broken(broken, &nbroken, name, token);
+}
+
+void
+sim_check_breaking(int name, int64_t token)
+{
+	add_broken(breaking, &nbreaking, name, token);
+}
+
+static bool
+is_breaking(const Note *note)
+{
+	for (int i = 0; i < nbreaking; i++)
+	{
+		if (breaking[i].name == note->name &&
+			(breaking[i].token == note->token ||
+			 breaking[i].token >> TOKEN_PASS_BITS == note->revision))
+			return true;
+	}
+	return false;
+}
+
+static void
+check_broken(const Note *note)
+{
+	for (int i = 0; i < nbroken; i++)
+	{
+		if (broken[i].name == note->name && broken[i].token == note->token &&
+			sim_now() > broken[i].at + GRACE(sim_plan.lease_ttl))
+			sim_violation("%s still has \"%s\" by token %" PRId64 ", which was broken %d s ago",
+						  sim_proc_name(note->proc), sim_names[note->name], note->token,
+						  (int) ((sim_now() - broken[i].at) / SIM_SECOND));
+	}
+}
+
+/* A lock that somebody has; false: nobody has any. */
+bool
+sim_check_any(int which, int *name, int64_t *token)
+{
+	if (nnotes == 0)
+		return false;
+	*name = notes[which % nnotes].name;
+	*token = notes[which % nnotes].token;
+	return true;
+}
+
+static bool
+in_conflict(const Note *a, const Note *b)
+{
+	return a->name == b->name && a->proc != b->proc && (a->exclusive || b->exclusive);
+}
+
+void
+sim_check_commit_begins(SimProc *proc)
+{
+	Commit	   *commit = &commits[proc->server->number - 1][proc->procno];
+
+	commit->n = 0;
+	commit->absent = false;
+	for (int i = 0; i < nnotes; i++)
+	{
+		if (notes[i].proc != proc || notes[i].pid != proc->pid || !believes(&notes[i]) ||
+			commit->n == MAX_COMMIT)
+			continue;
+		commit->notes[commit->n++] = notes[i];
+		commit->absent |= !seen_now[notes[i].name][proc->server->number];
+	}
+}
+
+/*
+ * A change has been committed.  Nobody has got a lock of the session's meanwhile:
+ * the margin is for the time from the guard's look on, unless the process stood still.
+ */
+void
+sim_check_committed(SimProc *proc)
+{
+	Commit	   *commit = &commits[proc->server->number - 1][proc->procno];
+	bool		stands_still = (sim_plan.faults & FAULT_CLOCK) ||
+		((sim_plan.faults & FAULT_PAUSE) && sim_plan.pause_long);
+
+	if (commit->n > 0 && commit->absent && sim_plan.commit_guard == 2)
+		sim_violation("%s has committed a change, though etcd had no key for its lock",
+					  sim_proc_name(proc));
+	for (int c = 0; c < commit->n; c++)
+	{
+		Note	   *note = &commit->notes[c];
+
+		for (int i = 0; i < nnotes; i++)
+		{
+			if (in_conflict(note, &notes[i]) && believes(&notes[i]) && !believes(note) &&
+				!stands_still && !in_doubt(note) && !in_doubt(&notes[i]) && !is_breaking(note))
+				sim_violation("%s has committed a change when %s had \"%s\" already",
+							  sim_proc_name(proc), sim_proc_name(notes[i].proc),
+							  sim_names[note->name]);
+		}
+	}
+	commit->n = 0;
+}
+
+/* Nobody is kept waiting for long by what he gives up. */
+void
+sim_check_unlock(SimProc *proc, int64_t since)
+{
+	if ((sim_plan.faults & (FAULT_PAUSE | FAULT_CLOCK | FAULT_MEMBERS)) == 0 &&
+		sim_now() - since > 3 * SIM_SECOND)
+		sim_violation("%s has waited for %.1f s until a lock was released",
+					  sim_proc_name(proc), (double) (sim_now() - since) / SIM_SECOND);
+}
+
+bool
+sim_check_lossless(void)
+{
+	int			may = FAULT_CANCEL | FAULT_CRASH | FAULT_SHUTDOWN | FAULT_WATCHES;
+
+	if (sim_plan.lease_ttl >= 6)
+		may |= FAULT_WORKER;
+	return (sim_plan.faults & ~may) == 0;
+}
+
+void
+sim_check_now(void)
+{
+	int			n = 0;
+
+	/* what nobody believes any more is forgotten */
+	for (int i = 0; i < nnotes; i++)
+	{
+		if (believes(&notes[i]))
+			notes[n++] = notes[i];
+	}
+	nnotes = n;
+	for (int i = 0; i < nnotes; i++)
+	{
+		bool		foreign_exclusive;
+
+		check_broken(&notes[i]);
+		for (int j = i + 1; j < nnotes; j++)
+		{
+			if (!in_conflict(&notes[i], &notes[j]) ||
+				in_doubt(&notes[i]) || in_doubt(&notes[j]))
+				continue;
+			sim_violation("two have \"%s\": %s (%s, token %" PRId64 ") and %s (%s, token %" PRId64 ")",
+						  sim_names[notes[i].name],
+						  sim_proc_name(notes[i].proc),
+						  notes[i].exclusive ? "exclusive" : "shared", notes[i].token,
+						  sim_proc_name(notes[j].proc),
+						  notes[j].exclusive ? "exclusive" : "shared", notes[j].token);
+			return;
+		}
+		if (!in_doubt(&notes[i]) &&
+			sim_foreign_holders(notes[i].name, &foreign_exclusive) > 0 &&
+			(notes[i].exclusive || foreign_exclusive))
+			sim_violation("%s and a foreign client have \"%s\" (token %" PRId64 ")",
+						  sim_proc_name(notes[i].proc), sim_names[notes[i].name], notes[i].token);
+	}
+}
+
+static void
+check_token(const Note *note)
+{
+	Grant	   *list = grants[note->name];
+	int			n = ngrants[note->name];
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!note->exclusive && !list[i].exclusive)
+			continue;
+		if (list[i].pid == note->pid ? note->token < list[i].token : note->token <= list[i].token)
+			sim_violation("token of \"%s\" does not rise: %" PRId64 " for %s (%s) after %" PRId64 " (%s)",
+						  sim_names[note->name], note->token, sim_proc_name(note->proc),
+						  note->exclusive ? "exclusive" : "shared", list[i].token,
+						  list[i].exclusive ? "exclusive" : "shared");
+	}
+	if (n == MAX_GRANTS)
+	{
+		memmove(&list[0], &list[1], (MAX_GRANTS - 1) * sizeof(Grant));
+		n--;
+	}
+	list[n].pid = note->pid;
+	list[n].exclusive = note->exclusive;
+	list[n].token = note->token;
+	ngrants[note->name] = n + 1;
+}
+
+void
+sim_check_granted(SimProc *proc, int name, bool exclusive, int64_t token)
+{
+	Note	   *note = NULL;
+	bool		held = false;
+
+	sim_counts.grants++;
+	for (int i = 0; i < nnotes; i++)
+	{
+		if (notes[i].proc == proc && notes[i].pid == proc->pid && notes[i].name == name &&
+			notes[i].exclusive == exclusive && notes[i].token == token)
+		{
+			held = true;
+			note = &notes[i];
+		}
+	}
+	if (!held)
+	{
+		if (nnotes == MAX_NOTES)
+			sim_check_now();
+		if (nnotes == MAX_NOTES)
+			sim_panic("too many locks are held");
+		note = &notes[nnotes++];
+		note->proc = proc;
+		note->pid = proc->pid;
+		note->name = name;
+		note->exclusive = exclusive;
+		note->token = token;
+		note->revision = 0;
+		note->since = sim_now();
+		/* where etcd has gone back in time, so have revisions, and tokens */
+		if (believes(note) && sim_cluster_restored_at() == 0 && !in_doubt(note))
+			check_token(note);
+	}
+	sim_check_now();
+}
+
+bool
+sim_check_holds(const SimProc *proc, int name, bool exclusive)
+{
+	for (int i = 0; i < nnotes; i++)
+	{
+		if (notes[i].proc == proc && notes[i].pid == proc->pid && notes[i].name == name &&
+			notes[i].exclusive == exclusive)
+			return believes(&notes[i]);
+	}
+	return false;
+}
+
+static int
+owner_of(int64_t lease)
+{
+	for (int s = 0; s < sim_nservers; s++)
+	{
+		/* the lowest bits are another number in each epoch */
+		if (sim_servers[s].up && lease >> 24 ==
+			(int64_t) (sim_servers[s].postmaster.image->lease_base() >> 24))
+			return s + 1;
+	}
+	return 0;
+}
+
+/* The server went down, but its machine is on: nobody of it lives any more. */
+void
+sim_check_went_down(SimServer *server, bool same_boot)
+{
+	former_since[server->number - 1] = 0;
+	former_base[server->number - 1] = same_boot ? server->postmaster.image->lease_base() : 0;
+}
+
+/* A server ends its predecessor's lease, beside its other work. */
+static void
+check_predecessor(int64_t lease)
+{
+	for (int s = 0; s < sim_nservers; s++)
+	{
+		SimProc    *self = sim_self;
+		bool		alive;
+
+		if (former_base[s] == 0 || (uint64_t) lease >> 24 != former_base[s] >> 24 ||
+			!sim_servers[s].up || sim_cluster_restored_at() != 0)
+			continue;
+		sim_self = &sim_servers[s].postmaster;
+		sim_checking = true;
+		alive = sim_self->image->lease_alive();
+		sim_checking = false;
+		sim_self = self;
+		if (!alive || !sim_check_lossless())
+			former_since[s] = 0;
+		else if (former_since[s] == 0)
+			former_since[s] = sim_now();
+		else if (sim_now() - former_since[s] > 2 * SIM_SECOND)
+			sim_violation("server %d has a lease, and so has its predecessor", s + 1);
+	}
+}
+
+/* Below which of the names is the key?  A set, and MARKED. */
+static uint32_t
+names_above(SimEtcd *etcd, int i)
+{
+	uint32_t   *mark = sim_etcd_key_mark(etcd, i);
+	EtcdKeyValue kv;
+
+	if (*mark != 0 || !sim_etcd_key(etcd, i, &kv))
+		return *mark;
+	*mark = MARKED;
+	for (int name = 0; name < SIM_MAX_NAMES; name++)
+	{
+		size_t		len = strlen(sim_names[name]);
+
+		if (kv.key_len > len && memcmp(kv.key, sim_names[name], len) == 0 && kv.key[len] == '/')
+			*mark |= UINT32_C(1) << name;
+	}
+	return *mark;
+}
+
+/* Who has keys now? */
+void
+sim_check_keys(void)
+{
+	bool		now[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+	SimEtcd    *etcd = sim_cluster_state();
+	int			n = sim_etcd_nkeys(etcd);
+
+	memset(now, 0, sizeof(now));
+	for (int i = 0; i < n; i++)
+	{
+		int64_t		lease = sim_etcd_key_lease(etcd, i);
+		uint32_t	names = lease == 0 ? 0 : names_above(etcd, i);
+
+		for (; (names & ~MARKED) != 0; names &= names - 1)
+			now[__builtin_ctz(names)][owner_of(lease)] = true;
+		if (lease != 0)
+			check_predecessor(lease);
+	}
+	for (int name = 0; name < SIM_MAX_NAMES; name++)
+	{
+		for (int owner = 0; owner <= sim_nservers; owner++)
+		{
+			if (seen_now[name][owner] || now[name][owner])
+				seen_at[name][owner] = sim_now();
+			if (!seen_now[name][owner])
+				seen_since[name][owner] = sim_now();
+			seen_now[name][owner] = now[name][owner];
+		}
+	}
+}
+
+static bool
+others_recorded(SimProc *proc, int name)
+{
+	SimProc    *self = sim_self;
+	bool		result;
+
+	sim_self = &proc->server->postmaster;
+	sim_checking = true;
+	result = sim_self->image->others(proc->procno, sim_names[name]);
+	sim_checking = false;
+	sim_self = self;
+	return result;
+}
+
+/* A try has said "false": then somebody else has it, or had it meanwhile. */
+void
+sim_check_refused(SimProc *proc, int name, int64_t since)
+{
+	for (int owner = 0; owner <= sim_nservers; owner++)
+	{
+		if (owner != proc->server->number &&
+			(seen_now[name][owner] || seen_at[name][owner] >= since))
+			return;
+	}
+	if (!sim_others_about(proc, name, since) && !others_recorded(proc, name))
+		sim_violation("%s is refused \"%s\", though nobody has it", sim_proc_name(proc),
+					  sim_names[name]);
+}
+
+/* Nobody wants anything: etcd is asked for little from now on. */
+void
+sim_check_idle(void)
+{
+	idle_requests = sim_net_counts.requests;
+	idle_since = sim_now();
+}
+
+static void
+check_quiet(void)
+{
+	double		seconds = (double) (sim_now() - idle_since) / SIM_SECOND;
+	double		rate = (double) (sim_net_counts.requests - idle_requests) / seconds / sim_nservers;
+
+	/* a keepalive is three requests, five times within a lease's time */
+	if (rate > 5 + 20.0 / sim_plan.lease_ttl)
+		sim_violation("a server that has nothing to do asks etcd %.1f times a second", rate);
+}
+
+/*
+ * What is asked of etcd for each statement, for each second that a session waits, and
+ * for each second of a server, when there are no faults.
+ */
+static void
+check_requests(void)
+{
+	double		seconds = (double) sim_run_time() / SIM_SECOND * sim_nservers;
+	double		bound = 4.0 * (double) sim_counts.statements +
+		10.0 * (double) sim_counts.waited / SIM_SECOND + 10.0 * seconds;
+
+	if (sim_plan.faults == 0 && (double) sim_net_counts.requests > bound)
+		sim_violation("%" PRIu64 " requests for %" PRIu64 " statements that waited for %.1f s",
+					  sim_net_counts.requests, sim_counts.statements,
+					  (double) sim_counts.waited / SIM_SECOND);
+	/* nor for each server that waits for the same name beside */
+	if (sim_plan.fair && sim_net_counts.requests > 2 * sim_counts.grants)
+		sim_violation("%" PRIu64 " requests for %" PRIu64 " locks of one name that %d servers wait for",
+					  sim_net_counts.requests, sim_counts.grants, sim_nservers);
+}
+
+void
+sim_check_forget(SimProc *proc)
+{
+	for (int i = 0; i < nnotes;)
+	{
+		if (notes[i].proc == proc)
+			notes[i] = notes[--nnotes];
+		else
+			i++;
+	}
+}
+
+/* Revisions, and so tokens, begin anew. */
+void
+sim_check_restored(void)
+{
+	memset(ngrants, 0, sizeof(ngrants));
+	nbroken = 0;
+	for (int i = 0; i < nticks; i++)
+	{
+		ticks[i].claimed = 0;
+		ticks[i].excused = true;
+	}
+	restored_at = sim_now();
+}
+
+static Tick *
+find_tick(int name, int64_t tick)
+{
+	Tick	   *t = NULL;
+
+	for (int i = 0; i < nticks; i++)
+	{
+		if (ticks[i].name == name && ticks[i].tick == tick)
+			t = &ticks[i];
+	}
+	if (t == NULL)
+	{
+		if (nticks == MAX_TICKS)
+			nticks = 0;
+		t = &ticks[nticks++];
+		memset(t, 0, sizeof(*t));
+		t->name = name;
+		t->tick = tick;
+		t->first_asked = sim_now();
+	}
+	return t;
+}
+
+/*
+ * The name of ticks alone is locked for nothing else.  So when all who have asked for
+ * a tick of it were told "false", somebody must have been about another tick of it, or
+ * nobody knows how he has ended.
+ */
+static void
+check_claimed(const Tick *t)
+{
+	if (t->name == SIM_TICK_NAME && t->refused > 0 && t->claimed == 0 && t->asking == 0 &&
+		!t->excused && sim_now() - t->tick > SIM_TICK)
+		sim_violation("all %d who asked for tick %" PRId64 " of \"%s\" were refused", t->refused,
+					  t->tick, sim_names[t->name]);
+}
+
+static void
+check_all_claimed(void)
+{
+	for (int i = 0; i < nticks; i++)
+		check_claimed(&ticks[i]);
+}
+
+void
+sim_check_tick_asked(int name, int64_t tick)
+{
+	Tick	   *t = find_tick(name, tick);
+
+	t->asking++;
+	t->busy++;
+	check_all_claimed();
+}
+
+void
+sim_check_tick(int name, int64_t tick, bool claimed, int64_t began)
+{
+	Tick	   *t = find_tick(name, tick);
+
+	t->asking--;
+	if (claimed)
+		t->claimed++;
+	else
+		t->refused++;
+	for (int i = 0; i < nticks && !claimed; i++)
+	{
+		if (ticks[i].name == name && &ticks[i] != t &&
+			(ticks[i].busy > 0 || ticks[i].locked_until >= began))
+			t->excused = true;
+	}
+	/* one that is cut off cannot delete the key of its last tick */
+	for (int owner = 0; owner <= sim_nservers && !claimed; owner++)
+	{
+		if (seen_now[name][owner] && seen_since[name][owner] < t->first_asked)
+			t->excused = true;
+	}
+	if (t->claimed > 1)
+		sim_violation("tick %" PRId64 " of \"%s\" is claimed twice", tick, sim_names[name]);
+}
+
+/* The transaction is over; clean: in no other way than by its end. */
+void
+sim_check_tick_ended(int name, int64_t tick, bool clean)
+{
+	Tick	   *t = find_tick(name, tick);
+
+	t->busy--;
+	t->locked_until = sim_now() + (clean ? 2 * SIM_SECOND : 3 * GRACE(sim_plan.lease_ttl));
+}
+
+/* Who can be served is served in time, once there are no faults. */
+static void
+check_waits(void)
+{
+	int64_t		now = sim_now();
+
+	for (int s = 0; s < sim_nservers; s++)
+	{
+		for (int p = 1; p < sim_servers[s].nprocs; p++)
+		{
+			const SimProc *proc = &sim_servers[s].procs[p];
+			int64_t		since = proc->alive ? sim_waits_since(proc) : 0;
+
+			if (since != 0 && now - since > PATIENCE && now - sim_faults_over_at > PATIENCE)
+				sim_violation("%s has been in %s for %d s, without faults",
+							  sim_proc_name(proc), sim_waits_for(proc),
+							  (int) ((now - since) / SIM_SECOND));
+		}
+	}
+}
+
+static void
+check_server(SimServer *server)
+{
+	char		what[400];
+
+	for (int p = 1; p < server->nprocs; p++)
+	{
+		if (server->procs[p].alive)
+			sim_violation("%s does not end: in %s", sim_proc_name(&server->procs[p]),
+						  sim_waits_for(&server->procs[p]));
+	}
+	if (!server->procs[0].alive)
+		sim_violation("server %d has no worker", server->number);
+	else if (server->procs[0].image->memory() > MEMORY)
+		sim_violation("the worker of server %d has %zu bytes in use", server->number,
+					  server->procs[0].image->memory());
+	sim_self = &server->postmaster;
+	sim_checking = true;
+	if (sim_self->image->left_over(what, sizeof(what)) > 0)
+		sim_violation("left over on server %d: %s", server->number, what);
+	if (!sim_self->image->lease_alive())
+		sim_violation("server %d has no lease", server->number);
+	sim_checking = false;
+	sim_self = NULL;
+}
+
+void
+sim_check_end(void)
+{
+	EtcdKeyValue kv;
+
+	check_waits();
+	check_quiet();
+	check_all_claimed();
+	check_requests();
+	for (int s = 0; s < sim_nservers && sim_found == NULL; s++)
+		check_server(&sim_servers[s]);
+	for (int i = 0; i < sim_etcd_nkeys(sim_cluster_state()) && sim_found == NULL; i++)
+	{
+		if (!sim_etcd_key(sim_cluster_state(), i, &kv) ||
+			strncmp(kv.key, ".etcd_lock/tick", 15) == 0 ||
+			strncmp(kv.key, ".etcd_lock/primary/", 19) == 0 ||
+			(strncmp(kv.key, ".etcd_lock/server/", 18) == 0 &&
+			 strchr(kv.key + 18, '/') == NULL))
+			continue;
+		sim_violation("left over in etcd: %s of revision %" PRId64, kv.key, kv.create_revision);
+	}
+}

@@ -1,0 +1,198 @@
+# "false" says that somebody else has the lock, never that nobody could find out; and
+# the error of a wait says who was in the way.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $etcd = EtcdLockTest::Etcd->new;
+my $conf = <<'END';
+etcd_lock.lease_ttl = '60s'
+etcd_lock.connect_timeout = '30s'
+etcd_lock.request_timeout = '2s'
+END
+my ($here, $there) =
+  map { start_server($_, endpoints => $etcd->endpoint, conf => "$conf\ncluster_name = '$_'") }
+  qw(here there);
+my ($holder, $other) = (session($there), session($there));
+my ($first, $second, $third) = map { session($here) } 1 .. 3;
+
+sub detail
+{
+	my ($result) = @_;
+	return $result->{err} =~ /^DETAIL:\s+(.*)$/m ? $1 : '';
+}
+
+sub is_error
+{
+	my ($result, $sqlstate, $message, $detail, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($result->{sqlstate}, $sqlstate, $name);
+	like($result->{err}, $message, "$name: why");
+	like(detail($result), $detail, "$name: DETAIL");
+	return;
+}
+
+# Who holds the lock.
+{
+	my $time = qr/\d{4}-\d\d-\d\d [\d:.]+\S* ?\w*/;
+	my $who = sub {
+		my ($session) = @_;
+		my $pid = $session->pid;
+		return qr/process $pid, user "\w+", database "postgres", application "[^"]*", since $time\./;
+	};
+	my $there_holds = do {
+		my $by = $who->($holder);
+		qr/^Holder of the lock: server "there", host "[^"]*", port \d+, $by/;
+	};
+	my $here_holds = do {
+		my $by = $who->($first);
+		qr/^Holder of the lock: this server, $by$/;
+	};
+	my $lock = "SELECT etcd_lock('/held')";
+	my $timeout = "SET lock_timeout = '400ms'; $lock";
+	my $call = "CALL etcd_lock_wait('/held', wait => '400ms')";
+
+	$holder->query($lock);
+	is($first->query("SELECT etcd_try_lock('/held')"), 'f', 'held elsewhere: false');
+	is($first->query("SELECT etcd_try_lock('/held', '200ms')"), 'f', 'and after a wait');
+	is_error($first->try($timeout), '55P03', qr/lock timeout/, $there_holds, 'lock_timeout');
+	is_error($first->try("RESET lock_timeout; $call"), '55P03', qr/in time/, $there_holds, 'CALL with a wait');
+	is_error($first->try("SET lock_timeout = '60ms'; $lock"),
+		'55P03', qr/lock timeout/, $there_holds, 'lock_timeout that is short');
+	is_error($first->try("SELECT etcd_try_lock('/held', '5 s')"),
+		'55P03', qr/lock timeout/, $there_holds, 'lock_timeout before the wait has ended');
+	is_error(
+		$first->try("RESET lock_timeout; CALL etcd_lock_wait('/held', '0')"),
+		'55P03', qr/in time/, qr/./, 'CALL that does not wait');
+
+	# Behind another session of this server.
+	$second->send($lock);
+	wait_until_waiting($second);
+	my $pid = $second->pid;
+	is_error($first->try($timeout), '55P03', qr/lock timeout/,
+		qr/^Process $pid of this server waits for it, too, and comes first\. Holder of the lock: server "there"/,
+		'lock_timeout behind a session of this server');
+	is($third->query("SELECT etcd_try_lock('/held')"), 'f', 'false behind it');
+	is($third->query("SELECT etcd_try_lock('/held', '200ms')"), 'f', 'and after a wait');
+
+	# On this server.
+	$holder->query("SELECT etcd_unlock_all()");
+	is($second->result->{sqlstate}, '', 'its turn');
+	$second->query('SELECT etcd_unlock_all()');
+	$first->query("RESET lock_timeout; $lock");
+	is_error($second->try($timeout), '55P03', qr/lock timeout/, $here_holds, 'held here');
+	is_error($second->try("RESET lock_timeout; $call"),
+		'55P03', qr/in time/, $here_holds, 'held here, CALL');
+	is_error(
+		$holder->try($timeout), '55P03', qr/lock timeout/,
+		qr/^Holder of the lock: server "here"/, 'held here, seen from there');
+	$holder->query('RESET lock_timeout');
+
+	# By pg_advisory_lock().
+	$first->query('SELECT etcd_unlock_all(), pg_advisory_lock(7)');
+	is($second->query('SELECT etcd_try_lock(7)'), 'f', 'held by pg_advisory_lock()');
+	is_error(
+		$second->try("SET lock_timeout = '100ms'; SELECT etcd_lock(7)"),
+		'55P03', qr/lock timeout/, qr/pg_advisory_lock|PostgreSQL's advisory lock/,
+		'held by pg_advisory_lock()');
+	$second->query('RESET lock_timeout');
+	$first->query('SELECT pg_advisory_unlock(7)');
+
+	# By somebody who does not say who it is.
+	my $client = EtcdLockTest::EtcdctlLock->new($etcd, '/held');
+	wait_until('etcdctl has it', sub { $client->held });
+	is_error($first->try($timeout), '55P03', qr/lock timeout/,
+		qr{^Holder of the lock: another client of etcd, key "/held/}, 'held by etcdctl lock');
+	$client->release;
+	$first->query('RESET lock_timeout');
+}
+
+# Etcd does not answer.
+sub no_answer
+{
+	my ($name, $link) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	foreach my $sql (
+		"SELECT etcd_try_lock('/new', '500 ms')",
+		"SELECT etcd_try_lock_shared('/new', '500 ms')",
+		"SELECT etcd_try_xact_lock(1, wait => '500 ms')")
+	{
+		# One asks etcd, the others wait for it.
+		my @sessions = ($first, $second, $third);
+		$_->send($sql) foreach @sessions;
+		foreach my $session (@sessions)
+		{
+			my $result = $session->result;
+			is("$result->{out}|$result->{sqlstate}", '|08006', "$name: $sql");
+			like($result->{err}, qr/(reach|from) etcd within 500 ms/, 'within that time');
+			cmp_ok($result->{elapsed}, '<', 1.9, 'and not later, as after request_timeout');
+		}
+	}
+
+	# The second session gets PostgreSQL's lock when the first one gives up, and its time
+	# does not begin again.
+	$first->send("SELECT etcd_try_lock('/new')");
+	sleep 0.3;
+	$second->send("SELECT etcd_try_lock('/new')");
+	foreach my $session ($first, $second)
+	{
+		my $result = $session->result;
+		is("$result->{out}|$result->{sqlstate}", '|08006', "$name: a plain try");
+		like($result->{err}, qr/within 2000 ms/, 'within request_timeout');
+		cmp_ok($result->{elapsed}, '<', 3.5, 'and not later');
+	}
+	is_error($first->try("SET lock_timeout = '500ms'; SELECT etcd_lock('/new')"),
+		'55P03', qr/lock timeout/, $link, "$name: lock_timeout");
+	is_error(
+		$first->try("RESET lock_timeout; CALL etcd_lock_wait('/new', '500ms')"),
+		'55P03', qr/in time/, $link, "$name: CALL");
+
+	# What PostgreSQL knows by itself.
+	$first->query('SELECT pg_advisory_lock(8)');
+	is($second->query('SELECT etcd_try_lock(8)'), 'f', "$name: held by pg_advisory_lock()");
+	is($second->query("SELECT etcd_try_lock(8, wait => '100ms')"), 'f', 'and after a wait');
+	$first->query('SELECT pg_advisory_unlock_all()');
+	is($second->query("SELECT etcd_try_lock('/mine')"), 'f', "$name: held by a session here");
+	return;
+}
+
+$holder->query("SELECT etcd_lock('/far')");
+$other->query("SELECT etcd_try_lock('/far')");
+my $mine = session($here);
+$mine->query("SELECT etcd_lock('/mine')");
+
+# What etcd has said of the queue is known, also when it falls silent then.
+$first->send("SELECT etcd_try_lock('/far', '3 s')");
+wait_until_waiting($first);
+wait_until('its place in the queue', sub { $etcd->lock_keys >= 3 });
+$etcd->pause;
+is($first->result->{out}, 'f', 'a place in the queue of a lock that is held');
+
+my $link = qr/no link to etcd since \d{4}-|Etcd did not say in time/;
+no_answer('etcd hangs', $link);
+$etcd->resume;
+wait_until_locks_work($first);
+$etcd->kill9;
+no_answer('etcd is away', qr/no link to etcd since \d{4}-/);
+$etcd->start;
+wait_until_locks_work($first);
+is($first->query("SELECT etcd_try_lock('/far')"), 'f', 'etcd says who has it');
+$_->query('SELECT etcd_unlock_all()') foreach $first, $holder, $mine;
+
+# A server that never had a link.
+my $alone = start_server('alone', endpoints => 'http://127.0.0.1:1', conf => $conf);
+my $session = session($alone);
+is_error($session->try("SET lock_timeout = '500ms'; SELECT etcd_lock('/new')"),
+	'55P03', qr/lock timeout/, qr/no link to etcd since the server started/, 'never a link');
+is($session->try("RESET lock_timeout; SELECT etcd_try_lock('/new')")->{sqlstate},
+	'08006', 'never a link: a try');
+$alone->stop;
+
+is_left_clean($etcd, $here, $there);
+$_->quit foreach $holder, $other, $first, $second, $third, $mine;
+finish($etcd, $here, $there);

@@ -1,0 +1,266 @@
+# An endpoint's name can have several addresses, or one that changes, or come from DNS
+# SRV records; IPv6; a balancer that cuts idle connections; an etcd without its JSON
+# gateway.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use EtcdLockTest::Dns;
+use EtcdLockTest::EtcdCluster;
+use EtcdLockTest::Proxy;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use IO::Socket::INET;
+use IO::Socket::IP;
+use POSIX ();
+use Time::HiRes qw(sleep time);
+
+my $dns = EtcdLockTest::Dns->new;
+my $ttl = 10;
+my $conf = "etcd_lock.lease_ttl = '${ttl}s'";
+
+sub start_named
+{
+	my ($name, $endpoints) = @_;
+	local $ENV{LD_PRELOAD} = $dns->library;
+	return start_server($name, endpoints => $endpoints, conf => $conf);
+}
+
+sub status
+{
+	my ($node) = @_;
+	return $node->safe_psql('postgres',
+		'SELECT state, lease, endpoint, last_error FROM etcd_lock_status()');
+}
+
+# A new lock, and how long it takes.
+sub new_lock
+{
+	my ($session, $name, $limit) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my $begin = time;
+	is($session->query("SELECT etcd_try_lock('/new'), etcd_unlock('/new')"), 't|t', "$name: a new lock");
+	my $elapsed = time - $begin;
+	cmp_ok($elapsed, '<', $limit, "$name: in time");
+	diag sprintf '%-45s new lock after %.2f s', "$name:", $elapsed;
+	return;
+}
+
+#
+# A name with three addresses: each is a relay to a member
+#
+
+# Something that listens at an address of its own, all of them on one port, and
+# passes bytes to a member.
+my @relays;
+our $port = PostgreSQL::Test::Cluster::get_free_port();
+
+sub relay
+{
+	my ($address, $url) = @_;
+	my ($to) = $url =~ m{^http://(.*)$};
+	my $pid = fork // die "could not fork: $!";
+	if ($pid == 0)
+	{
+		exec '/usr/bin/python3', '-c', <<'END', $address, $port, split /:/, $to or POSIX::_exit(127);
+import asyncio, sys
+host, port, to_host, to_port = sys.argv[1:5]
+async def pump(reader, writer):
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writer.close()
+async def serve(reader, writer):
+    try:
+        up_reader, up_writer = await asyncio.open_connection(to_host, int(to_port))
+    except OSError:
+        writer.close()
+        return
+    await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+async def main():
+    server = await asyncio.start_server(serve, host, int(port))
+    await server.serve_forever()
+asyncio.run(main())
+END
+	}
+	push @relays, $pid;
+	return $pid;
+}
+
+END
+{
+	my $exit_code = $?;
+	kill 'KILL', $_ foreach @relays;
+	$? = $exit_code;
+}
+
+my $cluster = EtcdLockTest::EtcdCluster->new;
+my @members = $cluster->members;
+my @pids = map { relay("127.0.0.1$_", $members[$_]->endpoint) } 0 .. 2;
+wait_until('the relays listen', sub {
+	!grep { !IO::Socket::INET->new(PeerAddr => "127.0.0.1$_:$port") } 0 .. 2;
+});
+$dns->set('etcd.test', A => map { "127.0.0.1$_" } 0 .. 2);
+my $here = start_named('here', "http://etcd.test:$port");
+my ($holder, $session) = (session($here), session($here));
+$holder->query("SELECT etcd_lock('/held')");
+my (undef, $lease) = split /\|/, status($here);
+
+# Which address the log says is in use.
+sub address_in_use
+{
+	my @all = slurp_file($here->logfile) =~ /connected to etcd at "\S+ \((127\.0\.0\.1\d)\)"/g;
+	return $all[-1];
+}
+
+sub nothing_is_lost
+{
+	my ($name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($holder->query("SELECT etcd_lock_check('/held')"), 't', "$name: the lock is held");
+	like(status($here), qr/^ready\|$lease\|/, "$name: with the same lease");
+	return;
+}
+
+foreach my $case ([ 'stopped', 'STOP', 'CONT' ], [ 'cut off', 'KILL', undef ])
+{
+	my ($what, $signal, $heal) = @$case;
+	my $name = "three addresses, the one in use $what";
+	my ($in_use) = address_in_use() =~ /(\d)$/ or die 'no address is logged';
+	kill $signal, $pids[$in_use];
+	new_lock($session, $name, 3);
+	nothing_is_lost($name);
+	wait_until("$name: another is in use", sub { address_in_use() ne "127.0.0.1$in_use" });
+	pass("$name: another one is in use");
+	kill $heal, $pids[$in_use] if $heal;
+	$pids[$in_use] = relay("127.0.0.1$in_use", $members[$in_use]->endpoint) unless $heal;
+}
+
+#
+# The address of a name changes, and the old one is a black hole
+#
+{
+	my $name = 'the address has changed';
+	my ($in_use) = address_in_use() =~ /(\d)$/;
+	my $other = ($in_use + 1) % 3;
+	$dns->set('etcd.test', A => "127.0.0.1$in_use");
+	$here->reload;
+	$dns->set('etcd.test', A => "127.0.0.1$other");
+	kill 'STOP', $pids[$in_use];
+	my $begin = time;
+	new_lock($session, $name, $ttl / 3);
+	nothing_is_lost($name);
+	kill 'CONT', $pids[$in_use];
+}
+
+#
+# DNS SRV
+#
+{
+	my $name = 'DNS SRV';
+	my @urls = map { $_->endpoint } @members;
+	$dns->set("member$_.test", A => '127.0.0.1') foreach 0 .. 2;
+	$dns->set('_etcd-client._tcp.example.test',
+		SRV => map { "member$_.test " . ($urls[$_] =~ /(\d+)$/)[0] } 0 .. 2);
+	$here->append_conf('postgresql.conf', "etcd_lock.discovery_srv = 'example.test'");
+	$here->reload;
+	wait_until("$name: a member is in use", sub { status($here) =~ m{^ready\|\w+\|http://member\d\.test} });
+	new_lock($session, $name, 3);
+	nothing_is_lost($name);
+	is($here->safe_psql('postgres', 'SELECT count(*) FROM etcd_lock_endpoints()'), 3, "$name: all are listed");
+	$here->append_conf('postgresql.conf', "etcd_lock.discovery_srv = ''");
+	set_endpoints($here, $cluster->endpoints);
+}
+
+#
+# A balancer that goes round the members, and cuts what is idle for 5 s
+#
+SKIP:
+{
+	my ($haproxy) = grep { -x } $ENV{HAPROXY} // (), '/usr/sbin/haproxy', '/usr/local/sbin/haproxy';
+	skip 'no haproxy', 3 unless $haproxy;
+	my $name = 'a balancer that cuts what is idle';
+	my $dir = PostgreSQL::Test::Utils::tempdir('haproxy');
+	my $balanced = PostgreSQL::Test::Cluster::get_free_port();
+	append_to_file("$dir/haproxy.cfg", <<"END" . join '', map { "  server m$_ " . ($members[$_]->endpoint =~ m{//(.*)})[0] . " check inter 200ms\n" } 0 .. 2);
+defaults
+  mode tcp
+  timeout connect 1s
+  timeout client 5s
+  timeout server 5s
+listen etcd
+  bind 127.0.0.1:$balanced
+  balance roundrobin
+END
+	my $pid = fork // die;
+	if ($pid == 0)
+	{
+		open STDOUT, '>', "$dir/log";
+		open STDERR, '>&', \*STDOUT;
+		$ENV{LD_LIBRARY_PATH} = $ENV{HAPROXY_LIBRARY_PATH} if $ENV{HAPROXY_LIBRARY_PATH};
+		exec $haproxy, '-f', "$dir/haproxy.cfg" or POSIX::_exit(127);
+	}
+	push @relays, $pid;
+	wait_until('the balancer listens', sub { IO::Socket::INET->new(PeerAddr => "127.0.0.1:$balanced") });
+	# keepalives every 12 s, so that the connection is idle
+	$here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '60s'");
+	$here->stop;
+	{
+		local $ENV{LD_PRELOAD} = $dns->library;
+		$here->append_conf('postgresql.conf', "etcd_lock.endpoints = 'http://127.0.0.1:$balanced'");
+		$here->start;
+	}
+	$_->quit foreach $holder, $session;
+	($holder, $session) = (session($here), session($here));
+	$holder->query("SELECT etcd_lock('/held')");
+	(undef, $lease) = split /\|/, status($here);
+	my $offset = -s $here->logfile;
+	sleep 18;
+	nothing_is_lost($name);
+	new_lock($session, $name, 3);
+	my @lines = slurp_file($here->logfile, $offset) =~ /(?:WARNING|LOG):  etcd_lock: (?:no link|connected).*/g;
+	is_deeply(\@lines, [], "$name: nothing is logged");
+}
+
+$_->quit foreach $holder, $session;
+$here->stop;
+
+#
+# IPv6, and an etcd without its gateway
+#
+SKIP:
+{
+	my $socket = IO::Socket::IP->new(Listen => 1, LocalHost => '::1')
+	  or skip 'no IPv6', 3;
+	my $free = $socket->sockport;
+	close $socket;
+	my $name = 'IPv6';
+	{
+		local $port = $free;
+		relay('::1', $members[0]->endpoint);
+	}
+	wait_until('the relay listens', sub { IO::Socket::IP->new(PeerHost => '::1', PeerPort => $free) });
+	my $six = start_server('six', endpoints => "http://[::1]:$free");
+	my $s = session($six);
+	new_lock($s, $name, 5);
+	like(status($six), qr{^ready\|\w+\|http://\[::1\]:$free}, "$name: the endpoint");
+	$s->quit;
+	$six->stop;
+}
+$cluster->stop;
+{
+	my $etcd = EtcdLockTest::Etcd->new(args => ['--enable-grpc-gateway=false']);
+	my $node = start_server('nogateway', endpoints => $etcd->endpoint);
+	my $s = session($node);
+	new_lock($s, 'etcd without its JSON gateway', 5);
+	$s->quit;
+	$node->stop;
+	$etcd->stop;
+}
+$dns->stop;
+done_testing();

@@ -1,0 +1,144 @@
+# The locks that a server holds are compared with etcd's keys, and its lease is kept,
+# regardless of the TTL, of the number of locks, and of what etcd does not tell.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use EtcdLockTest::Proxy;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $etcd = EtcdLockTest::Etcd->new;
+my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
+my $here = start_server('here', endpoints => $proxy->url, conf => <<'END');
+etcd_lock.lease_ttl = '5min'
+etcd_lock.request_timeout = '1s'
+etcd_lock.max_names = 6000
+END
+my $there = start_server('there', endpoints => $etcd->endpoint);
+my ($session, $other, $look) = (session($here), session($there), session($here));
+
+sub status
+{
+	my ($what) = @_;
+	return $look->query("SELECT $what FROM etcd_lock_status()");
+}
+
+#
+# A put that comes when nobody waits for it any more
+#
+
+my $put = 'request_?put.*L2xhdGUv';    # below "/late/"
+$proxy->rules({ name => 'late', path => '^/v3/kv/txn$', body => $put, do => 'delay', ms => 3000, times => 1 });
+my $giver_up = session($here);
+my $result = $giver_up->try("SET lock_timeout = '200 ms'; SELECT etcd_lock('/late')");
+is($result->{sqlstate}, '55P03', 'a put that is late: given up');
+is($proxy->hits('late'), 1, '... and on its way');
+$giver_up->quit;
+my $began = time;
+sleep 3.5;
+$other->send("SELECT etcd_lock('/late')");
+like($other->result(50)->{out}, qr/^\d+$/, 'another server gets the lock');
+cmp_ok(time - $began, '<', 40, '... long before the lease ends, or is kept alive');
+note sprintf 'a late put, TTL 5 min: found and gone after %.1f s', time - $began;
+$other->query("SELECT etcd_unlock('/late')");
+
+#
+# Keys that are deleted by hand, while no watch tells
+#
+
+# "1": of few names; "4500": of so many long ones that they are read in slices
+sub lose_one_of
+{
+	my ($n) = @_;
+	my $long = 'x' x 470;
+
+	# by many sessions at once, as requests travel together
+	my @holders = map { session($here) } 1 .. ($n > 100 ? 10 : 1);
+	foreach my $i (1 .. @holders)
+	{
+		$holders[ $i - 1 ]->send(sprintf
+			  "SELECT count(etcd_lock('/held/$long/' || i)) FROM generate_series(%d, %d, %d) i",
+			$i, $n, scalar @holders);
+	}
+	$_->result foreach @holders;
+	is(status('keys_held'), $n, "$n names: held");
+	wait_until("$n names: all compared once", sub { status("audit_age < '3 s' AND keys_held = $n") eq 't' });
+	sleep 2.5;
+	my $at = 1 + int rand $n;
+	$began = time;
+	$etcd->delete("/held/$long/$at/");
+	wait_until("$n names: the loss is known", sub {
+			$look->query("SELECT count(*) FROM etcd_locks() WHERE lost") == 1 });
+	my $took = time - $began;
+	note sprintf 'a key of %d deleted by hand, no watch, TTL 5 min: known after %.2f s', $n, $took;
+	cmp_ok($took, '<', 20, "$n names: known long before the lease is kept alive");
+	is($look->query("SELECT name FROM etcd_locks() WHERE lost"), "/held/$long/$at", "$n names: the right one");
+	$_->quit foreach @holders;
+	wait_until("$n names: all released", sub { status('keys_held') == 0 });
+	return;
+}
+
+$proxy->rules({ path => '^/v3/watch$', do => 'hold' });
+is(status('audit_age'), '', 'nothing is held: nothing to compare');
+lose_one_of(1);
+lose_one_of(4500);
+
+# Etcd that refuses the list, or one of the keys
+$proxy->rules(
+	{ path => '^/v3/watch$', do => 'hold' },
+	{ name => 'list', path => '/timetolive$', EtcdLockTest::Proxy::refusal(7, 'etcdserver: permission denied') });
+lose_one_of(2);
+cmp_ok($proxy->hits('list'), '>', 0, 'the list was refused');
+$proxy->rules;
+
+#
+# Nothing can be compared: that is told, and the lease not extended
+#
+
+$here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '30s'");
+$look->quit;
+$here->restart;
+($session, $look) = (session($here), session($here));
+$session->query("SELECT etcd_lock('/blind')");
+my $log = -s $here->logfile;
+$proxy->rules({ path => '/timetolive$', do => 'hold' });
+is_logged($here, $log, qr/WARNING: .*could not compare the locks that this server holds/,
+	'that nothing can be compared is told');
+ok( $look->query("SELECT audit_age > '3 s' AND last_error ~ 'compared' FROM etcd_lock_status()") eq 't',
+	'... and seen');
+wait_until('the lease is not extended', sub { status("ttl_left < '15 s'") eq 't' });
+$proxy->rules;
+wait_until('it is again', sub { status("ttl_left > '20 s' AND audit_age < '3 s'") eq 't' });
+is($session->query("SELECT etcd_lock_check('/blind')"), 't', 'the lock is still held');
+
+#
+# A keepalive that is refused
+#
+
+$here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '2s'");
+$look->quit;
+$here->restart;
+$look = session($here);
+my $kept = 0;
+foreach my $attempt (1 .. 5)
+{
+	my $holder = session($here);
+
+	# a machine that stalls for a second loses the lease by itself
+	wait_until_locks_work($look);
+	my $lease = status('lease');
+	$holder->query("SELECT etcd_lock('/refused')");
+	$proxy->rules({ name => "refused $attempt", path => '/keepalive$', times => 1,
+			EtcdLockTest::Proxy::refusal(8, 'etcdserver: too many requests') });
+	wait_until('a keepalive is refused', sub { $proxy->hits("refused $attempt") });
+	sleep 1.5;
+	$proxy->rules;
+	$kept = status('lease') eq $lease && $holder->try("SELECT etcd_lock_check('/refused')")->{out} eq 't';
+	$holder->kill;
+	last if $kept;
+}
+ok($kept, 'one refused keepalive does not lose a lease of 2 s');
+
+finish($etcd, $here, $there);

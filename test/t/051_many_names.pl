@@ -1,0 +1,178 @@
+# Many names are held, and many more waited for: what they cost the server's worker, in
+# CPU, memory, descriptors, connections and streams, is what changes, not what there is.
+# Then locks come and go for a while, ETCD_LOCK_CHURN seconds (15): nothing must grow.
+
+use strict;
+use warnings;
+
+use EtcdLockTest;
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my ($HELD, $WAITING, $SHARERS) = (10_000, 1000, 200);
+
+my $etcd = EtcdLockTest::Etcd->new;
+my $there = start_server('there', endpoints => $etcd->endpoint);
+my $here = start_server('here', endpoints => $etcd->endpoint, conf => <<"END");
+max_connections = @{[ $WAITING + 100 ]}
+etcd_lock.max_names = 12000
+END
+my $dir = PostgreSQL::Test::Utils::tempdir('pgbench');
+my $look = session($here);
+my $worker = worker_pid($here);
+
+# Microseconds of CPU that the worker has used.
+sub cpu_us
+{
+	my ($us) = map { /^(\d+)/ ? $1 / 1e3 : () } slurp_file("/proc/$worker/schedstat");
+	return $us;
+}
+
+sub descriptors { return scalar(() = glob "/proc/$worker/fd/*") }
+
+# Of it to etcd's port.
+sub connections
+{
+	my ($port) = $etcd->endpoint =~ /:(\d+)$/;
+	my %own = map { (readlink($_) // '') =~ /^socket:\[(\d+)\]$/ ? ($1 => 1) : () } glob "/proc/$worker/fd/*";
+	my $hex = sprintf '%04X', $port;
+	return scalar grep { /^\s*\d+: \S+ \S+:$hex 01 (?:\S+\s+){5}(\d+)/ && $own{$1} }
+	  split /\n/, slurp_file('/proc/net/tcp');
+}
+
+sub pgbench
+{
+	my ($name, $sql, @options) = @_;
+	my $run = { name => $name };
+	append_to_file("$dir/$name.sql", $sql);
+	$run->{handle} = IPC::Run::start([ 'pgbench', '-n', '-f', "$dir/$name.sql", @options, $here->connstr('postgres') ],
+		'>', \$run->{out}, '2>', \$run->{err});
+	return $run;
+}
+
+# What the worker uses of a CPU, in percent, while nothing changes.
+sub percent_at_rest
+{
+	my ($seconds) = @_;
+	my ($cpu, $began) = (cpu_us(), time);
+	sleep $seconds;
+	return (cpu_us() - $cpu) / (time - $began) / 1e4;
+}
+
+#
+# At rest
+#
+
+my $idle = percent_at_rest(5);
+my $memory = memory_of($worker, 'RssAnon');
+my $descriptors = descriptors();
+my $holder = session($there);
+$holder->query("SELECT count(etcd_lock('/waited/' || i)) FROM generate_series(0, $WAITING - 1) i");
+my $keeper = session($here);
+$keeper->query("SET etcd_lock.max_names_per_session = $HELD;"
+	  . "SELECT count(etcd_lock('/held/' || i)) FROM generate_series(1, $HELD) i");
+my $waiters = pgbench('waiters', "SELECT etcd_lock('/waited/' || :client_id);\n",
+	'-c', $WAITING, '-j', 1, '-t', 1);
+wait_until("$WAITING names are waited for, $HELD held", sub {
+		$look->query("SELECT keys_held = $HELD AND waiting = $WAITING FROM etcd_lock_status()") eq 't' });
+wait_until('... and watched', sub { $etcd->watchers >= $WAITING + 8000 });
+
+
+# what the machine does beside makes it look like more, and so do the probes for deadlocks,
+# which become rare
+my $busy = 100;
+foreach (1 .. 6)
+{
+	my $percent = percent_at_rest(10);
+	$busy = $percent if $percent < $busy;
+	last if $busy < 1.5;
+}
+note sprintf 'the worker uses %.2f %% of a CPU with %d names held and %d waited for, %.2f %% with none',
+  $busy, $HELD, $WAITING, $idle;
+cmp_ok($busy, '<', 2, "$HELD names held and $WAITING waited for cost the worker less than 2 % of a CPU");
+is(connections(), 1, '... and one connection to etcd');
+is($etcd->watch_streams, 2, '... with one stream of watches from each server');
+cmp_ok(descriptors(), '<=', $descriptors + 2, '... and no descriptors');
+my $each = 1024 * (memory_of($worker, 'RssAnon') - $memory) / ($HELD + $WAITING);
+note sprintf 'the worker has %.0f bytes of its own for each name', $each;
+cmp_ok($each, '<', 1500, '... and little memory for each name');
+
+$holder->quit;
+$keeper->quit;
+$waiters->{handle}->finish;
+is($waiters->{err}, '', 'all who waited have got their locks');
+wait_until('no name is waited for', sub { $look->query("SELECT waiting = 0 FROM etcd_lock_status()") eq 't' });
+
+#
+# Many share a lock: who comes and goes does not wake those who have it
+#
+
+my $sharers = pgbench('sharers', "SELECT etcd_lock_shared('/shared');\nSELECT pg_sleep(3600);\n",
+	'-c', $SHARERS, '-j', 1, '-t', 1);
+my $sleeping = "FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+wait_until("$SHARERS sessions share a lock",
+	sub { $look->query("SELECT count(*) $sleeping") == $SHARERS });
+my @pids = split /\n/, $look->query("SELECT pid $sleeping");
+
+# How often they have been woken.
+sub wakes
+{
+	my $sum = 0;
+	foreach my $pid (@pids)
+	{
+		$sum += $1 if slurp_file("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s+(\d+)/m;
+	}
+	return $sum;
+}
+
+my $before = wakes();
+foreach (1 .. 50)
+{
+	# behind the handoff window, so that etcd is asked who waits
+	sleep 0.12;
+	$look->query("SELECT etcd_lock_shared('/shared'), etcd_unlock_shared('/shared')");
+}
+my $woken = wakes() - $before;
+note "50 more sharers, one after the other, wake $SHARERS holders $woken times";
+cmp_ok($woken, '<', 2 * $SHARERS, 'those who share a lock are not woken by others who come and go');
+$look->query("SELECT pg_terminate_backend(pid) $sleeping");
+$sharers->{handle}->finish;
+
+#
+# Locks come and go, of ever new names and of the same ones
+#
+
+my $churn = $ENV{ETCD_LOCK_CHURN} // 15;
+
+sub churn
+{
+	my ($seconds) = @_;
+	my $run = pgbench("churn$seconds", <<'SQL', '-c', 8, '-j', 1, '-T', $seconds);
+\set hot random(1, 20)
+SELECT etcd_lock('/churn/' || gen_random_uuid());
+SELECT etcd_try_lock('/hot/' || :hot, wait => '30 s');
+SELECT etcd_try_lock_shared('/shared/' || :hot);
+BEGIN; SELECT etcd_try_xact_lock('/hot/xact'); COMMIT;
+SELECT etcd_unlock_all();
+SQL
+	$run->{handle}->finish;
+	is($run->{err}, '', "$seconds s of churn");
+	my ($n) = $run->{out} =~ /number of transactions actually processed: (\d+)/;
+	wait_until('all are gone',
+		sub { $look->query("SELECT keys_held + waiting = 0 FROM etcd_lock_status()") eq 't' });
+	wait_until('... with their watches', sub { $look->query("SELECT watches <= 1 FROM etcd_lock_status()") eq 't' });
+	return $n;
+}
+
+churn(5);    # what memory is needed once, for so many sessions
+($memory, $descriptors) = (memory_of($worker, 'RssAnon'), descriptors());
+my $rounds = churn($churn);
+my $grown = memory_of($worker, 'RssAnon') - $memory;
+note "$rounds rounds of churn: the worker has grown by $grown kB, from $memory";
+cmp_ok($grown, '<', 2048, 'the worker does not grow');
+cmp_ok(descriptors(), '<=', $descriptors + 1, 'nor does it keep descriptors');
+is(connections(), 1, 'nor connections');
+
+finish($etcd, $here, $there);

@@ -1,0 +1,210 @@
+/*-------------------------------------------------------------------------
+ *
+ * test_net.c
+ *	  Unit test of target.c, and of grpc.c by frames made by hand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "net/grpc.h"
+#include "net/target.h"
+#include "tap.h"
+
+static void
+test_targets(void)
+{
+	static const struct
+	{
+		const char *url;
+		bool		is_tls;
+		const char *host;
+		int			port;
+		bool		is_numeric;
+	}			good[] = {
+		{"http://127.0.0.1:2379", false, "127.0.0.1", 2379, true},
+		{"https://etcd-1.example:2379/", true, "etcd-1.example", 2379, false},
+		{"http://[::1]:2379", false, "::1", 2379, true},
+		{"https://h", true, "h", 443, false},
+		{"http://h", false, "h", 80, false},
+	};
+	static const char *const bad[] = {
+		"", "h:2379", "ftp://h", "http://", "http://:2379", "http://h:0", "http://h:65536",
+		"http://h:port", "http://h:1/v3", "http://u@h", "http://h?x", "http://h#x",
+		"http://[::1", "http://[h]:1", "http://[::1]x", "http://h h", "http://h:1 ", "http://::1:2379"
+	};
+	Target		target;
+	size_t		i;
+
+	for (i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		ok(target_parse(good[i].url, &target) && target.is_tls == good[i].is_tls &&
+		   strcmp(target.host, good[i].host) == 0 && target.port == good[i].port &&
+		   target.is_numeric == good[i].is_numeric, "%s", good[i].url);
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		ok(!target_parse(bad[i], &target), "not \"%s\"", bad[i]);
+}
+
+/* ---- calls ---- */
+
+typedef struct Ended
+{
+	int			times;
+	bool		delivered;
+	bool		ambiguous;
+	int			status;
+	char		text[300];
+	size_t		len;
+} Ended;
+
+static void
+done(void *arg, const GrpcReply *reply)
+{
+	Ended	   *ended = arg;
+
+	ended->times++;
+	ended->delivered = reply->delivered;
+	ended->ambiguous = reply->ambiguous;
+	ended->status = reply->status;
+	ended->len = reply->len;
+	snprintf(ended->text, sizeof(ended->text), "%s", reply->delivered ? reply->message : reply->error);
+}
+
+static const GrpcCallbacks callbacks = {.done = done};
+static size_t stored;
+
+static Grpc *
+open_connection(bool settings)
+{
+	Grpc	   *grpc = grpc_create(false, "h:1", &stored);
+
+	if (settings)
+		grpc_receive(grpc, "\0\0\0\4\0\0\0\0\0", 9);
+	return grpc;
+}
+
+static void
+send_all(Grpc *grpc)
+{
+	const void *data;
+	size_t		len;
+
+	while ((len = grpc_to_send(grpc, &data)) > 0)
+		grpc_sent(grpc, len);
+}
+
+static GrpcCall *
+call(Grpc *grpc, Ended *ended)
+{
+	GrpcRequest request = {.path = "/a.B/C",.data = "x",.len = 1,.now = 1000,.timeout = 5000};
+
+	memset(ended, 0, sizeof(*ended));
+	return grpc_call(grpc, &request, &callbacks, ended);
+}
+
+static void
+receive(Grpc *grpc, uint8_t type, uint8_t flags, uint8_t stream, const char *payload, size_t len)
+{
+	uint8_t		frame[9 + 500] = {0, (uint8_t) (len >> 8), (uint8_t) len, type, flags, 0, 0, 0, stream};
+
+	memcpy(frame + 9, payload, len);
+	grpc_receive(grpc, frame, 9 + len);
+}
+
+#define HEADERS "\x88\0\014content-type\020application/grpc"
+#define OK_TRAILERS "\0\013grpc-status\001" "0"
+#define BYTES(text) text, sizeof(text) - 1
+#define END_STREAM 1
+#define END_HEADERS 4
+
+static void
+test_calls(void)
+{
+	Grpc	   *grpc = open_connection(true);
+	Ended		a,
+				b,
+				c;
+
+	call(grpc, &a);
+	send_all(grpc);
+	receive(grpc, 1, END_HEADERS, 1, BYTES(HEADERS));
+	receive(grpc, 0, 0, 1, BYTES("\0\0\0\0\5he"));
+	receive(grpc, 0, 0, 1, BYTES("llo"));
+	grpc_deliver(grpc);
+	ok(a.times == 0, "a response is not complete without its status");
+	receive(grpc, 1, END_HEADERS | END_STREAM, 1, BYTES(OK_TRAILERS));
+	grpc_deliver(grpc);
+	ok(a.times == 1 && a.delivered && a.status == 0 && a.len == 5, "a response: %s", a.text);
+
+	call(grpc, &a);
+	send_all(grpc);
+	receive(grpc, 1, END_HEADERS | END_STREAM, 3,
+			BYTES(HEADERS "\0\013grpc-status\001" "7\0\014grpc-message\013no%21%0a%zz"));
+	grpc_deliver(grpc);
+	ok(a.delivered && a.status == 7 && strcmp(a.text, "no!\n%zz") == 0, "a refusal: %s", a.text);
+
+	call(grpc, &a);
+	call(grpc, &b);
+	call(grpc, &c);
+	send_all(grpc);
+	receive(grpc, 3, 0, 5, BYTES("\0\0\0\7"));
+	receive(grpc, 3, 0, 7, BYTES("\0\0\0\2"));
+	grpc_deliver(grpc);
+	ok(!a.delivered && !a.ambiguous, "refused without having been processed: %s", a.text);
+	ok(!b.delivered && b.ambiguous, "reset: %s", b.text);
+	grpc_expire(grpc, 5999);
+	grpc_deliver(grpc);
+	ok(c.times == 0, "one has time left");
+	ok(grpc_next_expiry(grpc) == 6000, "until then");
+	grpc_expire(grpc, 6000);
+	grpc_deliver(grpc);
+	ok(c.times == 1 && !c.delivered && c.ambiguous, "and then none: %s", c.text);
+
+	call(grpc, &a);
+	call(grpc, &b);
+	send_all(grpc);
+	receive(grpc, 7, 0, 0, BYTES("\0\0\0\x0b\0\0\0\0"));	/* GOAWAY, up to 11 */
+	grpc_deliver(grpc);
+	ok(a.times == 0 && b.times == 1 && !b.ambiguous, "GOAWAY: what is above was not processed");
+	ok(grpc_is_closing(grpc) && call(grpc, &c) == NULL, "and no other call is taken");
+	receive(grpc, 1, END_HEADERS, 11, BYTES(HEADERS));
+	receive(grpc, 0, 0, 11, BYTES("\0\0\0\0\0"));
+	receive(grpc, 1, END_HEADERS | END_STREAM, 11, BYTES(OK_TRAILERS));
+	grpc_deliver(grpc);
+	ok(a.delivered && a.status == 0, "what was below is answered");
+	grpc_destroy(grpc);
+	is_int((long long) stored, 0, "nothing is left");
+}
+
+static void
+test_before_settings(void)
+{
+	Grpc	   *grpc = open_connection(false);
+	Ended		a;
+
+	call(grpc, &a);
+	send_all(grpc);
+	grpc_receive(grpc, BYTES("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"));
+	send_all(grpc);
+	grpc_deliver(grpc);
+	ok(a.times == 1 && !a.delivered && !a.ambiguous, "not HTTP/2: surely not applied");
+	ok(strstr(a.text, "https") != NULL, "%s", a.text);
+	grpc_destroy(grpc);
+
+	grpc = open_connection(false);
+	call(grpc, &a);
+	send_all(grpc);
+	grpc_fail(grpc, "the server has closed the connection");
+	grpc_deliver(grpc);
+	ok(a.times == 1 && !a.ambiguous, "closed at once: %s", a.text);
+	grpc_destroy(grpc);
+}
+
+int
+main(void)
+{
+	test_targets();
+	test_calls();
+	test_before_settings();
+	return done_testing();
+}
