@@ -321,10 +321,11 @@ is_behind(const First *first, uint64 owner, int64 revision)
 }
 
 /*
- * Of the keys ahead of ours: the first ones of all, and of those that are exclusive.  A key
- * that is behind a conflicting one of another owner waits for it in this same queue, and for
- * nothing that our key, or the first exclusive one, does not wait for, too.  So no probe
- * has to go there, and of N servers that wait for a name each sends one probe, not N.
+ * Of the servers' keys ahead of ours: the first ones of all, and of those that are exclusive.
+ * A key that is behind a conflicting one of another server waits for it in this same queue,
+ * and for nothing that our key, or the first exclusive one, does not wait for, too.  So no
+ * probe has to go there, and of N servers that wait for a name each sends one probe, not N.
+ * A foreign client's key makes no other one superfluous, because it passes no probe on.
  */
 static void
 find_first(const WorkerKey *key, First *all, First *exclusive)
@@ -341,14 +342,13 @@ find_first(const WorkerKey *key, First *all, First *exclusive)
 	for (int i = 0; i < key->nahead; i++)
 	{
 		const AheadKey *ahead = &key->ahead[i];
-		uint64		owner;
 
-		if (!key_layout_split(ahead->key, ahead->key_len, &parts))
+		if (!key_layout_split(ahead->key, ahead->key_len, &parts) || !parts.is_server ||
+			parts.lease == 0)
 			continue;
-		owner = parts.is_server ? parts.lease : 0;
-		note_first(all, owner, ahead->create_revision);
+		note_first(all, parts.lease, ahead->create_revision);
 		if (parts.kind != QUEUE_KEY_READ)
-			note_first(exclusive, owner, ahead->create_revision);
+			note_first(exclusive, parts.lease, ahead->create_revision);
 	}
 }
 

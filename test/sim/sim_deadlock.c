@@ -11,6 +11,7 @@
  */
 #include "sim_world.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define SAMPLE			(10 * SIM_MS)
@@ -51,6 +52,12 @@ static int
 node(int server, int procno)
 {
 	return server * SIM_MAX_PROCS + procno;
+}
+
+static const char *
+proc_name(int i)
+{
+	return sim_proc_name(&sim_servers[i / SIM_MAX_PROCS].procs[i % SIM_MAX_PROCS]);
 }
 
 static void
@@ -166,6 +173,43 @@ note_cycles(void)
 	}
 }
 
+/* Say who waits for whom: the shortest of this one's cycles. */
+static void
+trace_cycle(int from)
+{
+	static int	queue[NODES];
+	static int	next_of[NODES];
+	int			head = 0;
+	int			tail = 0;
+	int			at = from;
+
+	/* backwards, so that the way back leads along the cycle */
+	for (int i = 0; i < NODES; i++)
+		next_of[i] = -1;
+	queue[tail++] = from;
+	while (head < tail && next_of[from] < 0)
+	{
+		int			to = queue[head++];
+
+		for (int i = 0; i < NODES; i++)
+		{
+			if (edge[i][to] && next_of[i] < 0)
+			{
+				next_of[i] = to;
+				queue[tail++] = i;
+			}
+		}
+	}
+	do
+	{
+		char		waiter[32];
+
+		snprintf(waiter, sizeof(waiter), "%s", proc_name(at));
+		at = next_of[at];
+		sim_trace("%s waits for %s", waiter, proc_name(at));
+	} while (at != from);
+}
+
 /* A cycle that lasts is broken. */
 static void
 check_duration(void)
@@ -178,9 +222,11 @@ check_duration(void)
 		int64_t		begin = since[i] > sim_faults_over_at ? since[i] : sim_faults_over_at;
 
 		if (since[i] != 0 && sim_now() - begin > limit)
-			sim_violation("%s has been in a deadlock for %d s",
-						  sim_proc_name(&sim_servers[i / SIM_MAX_PROCS].procs[i % SIM_MAX_PROCS]),
+		{
+			trace_cycle(i);
+			sim_violation("%s has been in a deadlock for %d s", proc_name(i),
 						  (int) ((sim_now() - since[i]) / SIM_SECOND));
+		}
 	}
 }
 
@@ -241,8 +287,7 @@ check_once(int victim, int64_t before)
 		if (i != victim && ended_at[i] != 0 && sim_now() - ended_at[i] <= before &&
 			ended_with[i][victim] && seen_at[victim] <= ended_at[i])
 			sim_violation("two victims of one deadlock: %s, and before %s",
-						  sim_proc_name(&sim_servers[victim / SIM_MAX_PROCS].procs[victim % SIM_MAX_PROCS]),
-						  sim_proc_name(&sim_servers[i / SIM_MAX_PROCS].procs[i % SIM_MAX_PROCS]));
+						  proc_name(victim), proc_name(i));
 	}
 }
 

@@ -240,6 +240,28 @@ is_broken('a standby is the victim',
 	[ [ $on_standby, "SELECT etcd_lock('/1')" ], [ $on_b, "SELECT etcd_lock('/2')" ] ],
 	[ [ $on_b, "SELECT etcd_lock('/1')" ], [ $on_standby, "SELECT etcd_lock('/2')" ] ]);
 
+# C waits for B's key, and B for A's, which A's session shares; C does not wait for that
+# one.  Between them is a foreign client, which all wait for, and which tells nobody.
+{
+	$on_a->query("BEGIN; SELECT etcd_xact_lock_shared('/f')");
+	my $foreign = EtcdLockTest::EtcdctlLock->new($etcd, '/f');
+	wait_until('etcdctl is in the queue', sub { (grep { m{^/f/} } $etcd->keys('')) == 2 });
+	$on_c->query("SELECT etcd_lock('/1')");
+	$on_b->send("SELECT etcd_lock('/f')");
+	wait_until_waiting($on_b);
+	$on_c->send("SELECT etcd_lock_shared('/f')");
+	wait_until_waiting($on_c);
+	is($on_a->try("SELECT etcd_lock('/1')")->{sqlstate}, '40P01', 'behind a foreign client: one session is ended');
+	$on_a->query('ROLLBACK');
+	wait_until('etcdctl has the lock', sub { $foreign->held });
+	$foreign->release;
+	foreach my $session ($on_b, $on_c)
+	{
+		is($session->result->{sqlstate}, '', 'behind a foreign client: the others go on');
+		$session->query('SELECT etcd_unlock_all()');
+	}
+}
+
 # A wait without a transaction.
 $on_a->query("SELECT etcd_lock('/1')");
 $on_b->query("SELECT etcd_lock('/2')");
