@@ -213,11 +213,13 @@ look_at_status(const EtcdStatusResult *status)
 	char		alarms[sizeof(MyHealth->known_alarms)];
 
 	list_alarms(status, alarms, sizeof(alarms));
-	link_status_set_server(status->version, status->db_size, alarms);
 	look_for_revoked_leases(status->version);
 	look_for_shown_keys(status->version);
 	look_at_size(status);
 	look_at_alarms(alarms);
+
+	/* Who sees it in the view finds the warnings in the log. */
+	link_status_set_server(status->version, status->db_size, alarms);
 }
 
 /* ----------------------------------------------------------------

@@ -581,7 +581,8 @@ crossed(SimProc *proc)
 	proc->image->set_lock_timeout(0);
 	if (proc->image->in_transaction() && !proc->image->failed() && one_in(2))
 		commit(proc);
-	else if (proc->image->in_transaction())
+	/* a COMMIT that was cancelled before it began leaves a failed transaction */
+	if (proc->image->in_transaction())
 		statement(proc, proc->image->rollback, "rollback");
 	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 }

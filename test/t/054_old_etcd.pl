@@ -20,6 +20,10 @@ etcd_lock.username = 'app'
 etcd_lock.password_file = '$password_file'
 END
 
+# What it says of the real etcd must not come into what follows.
+wait_until('the server has seen etcd', sub {
+	$here->safe_psql('postgres', 'SELECT server_version FROM etcd_lock_status()') ne '' });
+
 sub warnings_of
 {
 	my ($version) = @_;

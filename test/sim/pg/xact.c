@@ -410,6 +410,10 @@ XLogFlush(XLogRecPtr record)
 void
 pg_start_transaction(bool block)
 {
+	if (state == XACT_FAILED)
+		ereport(ERROR,
+				(errcode(ERRCODE_IN_FAILED_SQL_TRANSACTION),
+				 errmsg("current transaction is aborted, commands ignored until end of transaction block")));
 	if (state != XACT_NONE)
 		return;
 	TopTransactionResourceOwner = ResourceOwnerCreate(NULL, "TopTransaction");
