@@ -74,7 +74,7 @@ REGRESS_OPTS += --temp-instance=$(CURDIR)/tmp_check_regress --temp-config=$(SERV
 ISOLATION_OPTS += --temp-instance=$(CURDIR)/tmp_check_iso --temp-config=$(SERVER_CONF)
 endif
 
-EXTRA_CLEAN = stage build tmp_check tmp_check_regress .assertions-no .assertions-yes
+EXTRA_CLEAN = stage build tmp_check tmp_check_regress .objects-for-*
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
@@ -95,11 +95,12 @@ include $(PGXS)
 # Debian's PostgreSQL is built without dependency tracking.
 $(OBJS): $(wildcard $(here)/src/*/*.h)
 
-# Without this, objects would stay as they are when ASSERTIONS changes.
-assertions = .assertions-$(if $(ASSERTIONS),yes,no)
-$(OBJS): $(assertions)
-$(assertions):
-	@rm -f .assertions-*
+# Without this, objects would stay as they are for another PostgreSQL, or when ASSERTIONS
+# changes.
+objects_for = .objects-for-$(MAJORVERSION)$(if $(ASSERTIONS),-assertions)
+$(OBJS): $(objects_for)
+$(objects_for):
+	@rm -f .objects-for-*
 	@touch $@
 
 # A build in another directory begins without any folders.  (By absolute path, as

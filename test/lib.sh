@@ -323,10 +323,16 @@ fetch_source()
 # The extension
 #
 
+# One at a time: test/demo and test/run may begin together.
 build_extension()
 {
 	say "Building the extension for PostgreSQL $pg_version"
-	run_logged "$top/build/make.log" make -s -j"$(nproc)" -C "$top" PG_CONFIG="$pg_config" all
+	(
+		mkdir -p "$top/build"
+		exec 9>"$top/build/make.lock"
+		flock 9
+		run_logged "$top/build/make.log" make -s -j"$(nproc)" -C "$top" PG_CONFIG="$pg_config" all
+	)
 }
 
 # stage_conf DIR: settings with which a server finds the extension in DIR,
