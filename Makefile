@@ -96,12 +96,12 @@ include $(PGXS)
 $(OBJS): $(wildcard $(here)/src/*/*.h)
 
 # Without this, objects would stay as they are for another PostgreSQL, or when ASSERTIONS
-# changes.
+# changes.  (FORCE, because PGXS makes all targets secondary: of those that are missing
+# make thinks that they are not needed.)
 objects_for = .objects-for-$(MAJORVERSION)$(if $(ASSERTIONS),-assertions)
 $(OBJS): $(objects_for)
-$(objects_for):
-	@rm -f .objects-for-*
-	@touch $@
+$(objects_for): FORCE
+	@[ -e $@ ] || { rm -f .objects-for-* && touch $@; }
 
 # A build in another directory begins without any folders.  (By absolute path, as
 # else make would find those of the sources, by VPATH.)
