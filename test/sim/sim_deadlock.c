@@ -41,6 +41,8 @@ typedef struct Record
 
 static Record records[MAX_HOLDS];
 static int	nrecords;
+static int	stride;				/* nodes of each server, as many as it has processes */
+static int	nnodes;				/* in use: what follows is looked at up to there only */
 static bool edge[NODES][NODES];
 static int64_t seen_at[NODES];	/* it was in a cycle then; 0: never */
 static int64_t since[NODES];	/* and has been since then; 0: it is in none */
@@ -51,13 +53,13 @@ static bool ended_with[NODES][NODES];	/* likewise: who was in its cycle, if ther
 static int
 node(int server, int procno)
 {
-	return server * SIM_MAX_PROCS + procno;
+	return server * stride + procno;
 }
 
 static const char *
 proc_name(int i)
 {
-	return sim_proc_name(&sim_servers[i / SIM_MAX_PROCS].procs[i % SIM_MAX_PROCS]);
+	return sim_proc_name(&sim_servers[i / stride].procs[i % stride]);
 }
 
 static void
@@ -104,7 +106,8 @@ waits_for(const Record *a, const Record *b)
 static void
 make_edges(void)
 {
-	memset(edge, 0, sizeof(edge));
+	for (int i = 0; i < nnodes; i++)
+		memset(edge[i], 0, nnodes * sizeof(bool));
 	take_records();
 	for (int i = 0; i < nrecords; i++)
 	{
@@ -129,17 +132,17 @@ make_edges(void)
 			}
 		}
 	}
-	for (int i = 0; i < NODES; i++)
+	for (int i = 0; i < nnodes; i++)
 	{
 		if (ended_at[i] != 0 && sim_now() - ended_at[i] < ENDING)
-			memset(edge[i], 0, sizeof(edge[i]));
+			memset(edge[i], 0, nnodes * sizeof(bool));
 	}
 }
 
 static bool
 reaches(int from, int to, bool *visited)
 {
-	for (int next = 0; next < sim_nservers * SIM_MAX_PROCS; next++)
+	for (int next = 0; next < nnodes; next++)
 	{
 		if (!edge[from][next] || visited[next])
 			continue;
@@ -158,10 +161,11 @@ note_cycles(void)
 	int64_t		now = sim_now();
 
 	make_edges();
-	for (int i = 0; i < sim_nservers * SIM_MAX_PROCS; i++)
+	for (int i = 0; i < nnodes; i++)
 	{
-		bool		visited[NODES] = {false};
+		bool		visited[NODES];
 
+		memset(visited, 0, nnodes * sizeof(bool));
 		if (!reaches(i, i, visited))
 		{
 			since[i] = 0;
@@ -184,14 +188,14 @@ trace_cycle(int from)
 	int			at = from;
 
 	/* backwards, so that the way back leads along the cycle */
-	for (int i = 0; i < NODES; i++)
+	for (int i = 0; i < nnodes; i++)
 		next_of[i] = -1;
 	queue[tail++] = from;
 	while (head < tail && next_of[from] < 0)
 	{
 		int			to = queue[head++];
 
-		for (int i = 0; i < NODES; i++)
+		for (int i = 0; i < nnodes; i++)
 		{
 			if (edge[i][to] && next_of[i] < 0)
 			{
@@ -217,7 +221,7 @@ check_duration(void)
 	int64_t		limit = sim_plan.faults == 0 ? LIMIT : LIMIT_FAULTS;
 	bool		calm = sim_plan.faults == 0 || sim_faults_over_at != 0;
 
-	for (int i = 0; i < sim_nservers * SIM_MAX_PROCS && calm; i++)
+	for (int i = 0; i < nnodes && calm; i++)
 	{
 		int64_t		begin = since[i] > sim_faults_over_at ? since[i] : sim_faults_over_at;
 
@@ -245,6 +249,8 @@ sim_deadlock_start(void)
 	memset(seen_at, 0, sizeof(seen_at));
 	memset(since, 0, sizeof(since));
 	memset(ended_at, 0, sizeof(ended_at));
+	stride = 1 + sim_plan.nsessions;
+	nnodes = sim_plan.nservers * stride;
 	if (sim_plan.crossed)
 		sim_at(sim_now() + SAMPLE, sample, NULL);
 }
@@ -258,17 +264,18 @@ note_ended(int victim)
 	ended_at[victim] = sim_now();
 	memset(ended_with[victim], 0, sizeof(ended_with[victim]));
 	(void) reaches(victim, -1, from);
-	for (int i = 0; i < NODES; i++)
+	for (int i = 0; i < nnodes; i++)
 	{
-		bool		visited[NODES] = {false};
+		bool		visited[NODES];
 
+		memset(visited, 0, nnodes * sizeof(bool));
 		ended_with[victim][i] = from[i] && reaches(i, victim, visited);
 	}
-	for (int i = 0; i < NODES; i++)
+	for (int i = 0; i < nnodes; i++)
 	{
 		int			n = 0;
 
-		for (int j = 0; j < NODES; j++)
+		for (int j = 0; j < nnodes; j++)
 			n += ended_with[victim][i] && ended_with[victim][j] && edge[i][j];
 		if (n > 1)
 		{
@@ -282,7 +289,7 @@ note_ended(int victim)
 static void
 check_once(int victim, int64_t before)
 {
-	for (int i = 0; i < NODES; i++)
+	for (int i = 0; i < nnodes; i++)
 	{
 		if (i != victim && ended_at[i] != 0 && sim_now() - ended_at[i] <= before &&
 			ended_with[i][victim] && seen_at[victim] <= ended_at[i])
