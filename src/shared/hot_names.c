@@ -29,7 +29,10 @@
 StaticAssertDecl((LOCK_PARTITIONS & (LOCK_PARTITIONS - 1)) == 0,
 				 "the places of a name must belong to one partition");
 
-/* Twice the last gap, within these bounds; microseconds. */
+/*
+ * Twice the last gap, within these bounds; microseconds.  After a gap that was longer than
+ * the second one, the others would wait in vain for it to end.
+ */
 #define MIN_GAP				INT64CONST(200)
 #define MAX_GAP				INT64CONST(3000)
 
@@ -158,5 +161,7 @@ hot_name_gap(uint32 hashcode)
 {
 	const HotName *name = find(hashcode);
 
-	return name == NULL ? MIN_GAP : Max(MIN_GAP, Min(2 * name->gap, MAX_GAP));
+	if (name == NULL || name->gap > MAX_GAP)
+		return MIN_GAP;
+	return Max(MIN_GAP, Min(2 * name->gap, MAX_GAP));
 }

@@ -77,7 +77,7 @@ sleep 0.3;
 is(scalar @$steps, 2, 'passed on: two steps') or diag "@$steps";
 like($steps->[0], qr/^released, held for \d+ ms$/, 'passed on: released');
 like($steps->[1],
-	qr/^key is kept for sessions that wait here, for \d{4} ms at most$/,
+	qr/^key is kept for sessions here, for \d{4} ms at most$/,
 	'passed on: the key stays');
 ($steps, $times) = steps('/t', $second->result->{err});
 $token++;
