@@ -194,18 +194,18 @@ read_password(ConfigFile *file)
 }
 
 static void
-login_done(void *arg, const EtcdAnswer *answer)
+login_done(void *arg, const EtcdResponse *response)
 {
 	EtcdAuthResult result;
 	EtcdError	error;
 
 	MyAuth->asked = false;
-	if (!answer->delivered)
+	if (!response->delivered)
 	{
 		want_login(RETRY_PAUSE);	/* link.c has reported why */
 		return;
 	}
-	if (!etcd_response_auth(&answer->reply, &result, &error))
+	if (!etcd_response_auth(&response->reply, &result, &error))
 	{
 		if (error.code == ETCD_FAILED_PRECONDITION)
 		{

@@ -21,7 +21,7 @@ typedef struct AuthHooks
 	 * be sent.
 	 */
 	bool		(*send) (EtcdMessage *message,
-						 void (*done) (void *arg, const EtcdAnswer *answer));
+						 void (*done) (void *arg, const EtcdResponse *response));
 	/* drop the login that is in flight */
 	void		(*cancel) (void);
 	/* may requests be sent to the endpoint? */

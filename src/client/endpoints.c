@@ -28,7 +28,7 @@
  */
 #include "postgres.h"
 
-#include "client/answer.h"
+#include "client/response.h"
 #include "client/auth.h"
 #include "client/endpoints.h"
 #include "client/etcd_client.h"
@@ -672,7 +672,7 @@ endpoints_probe(void)
 
 /* A refusal is as good as a result, because it may be due to our token. */
 bool
-endpoints_probe_served(const EtcdAnswer *answer, bool *foreign, uint64 *raft_term,
+endpoints_probe_served(const EtcdResponse *response, bool *foreign, uint64 *raft_term,
 					   char *error, size_t size)
 {
 	EtcdRangeResult result;
@@ -680,15 +680,15 @@ endpoints_probe_served(const EtcdAnswer *answer, bool *foreign, uint64 *raft_ter
 
 	*foreign = false;
 	*raft_term = 0;
-	if (!answer->delivered)
+	if (!response->delivered)
 	{
-		strlcpy(error, answer->error, size);
+		strlcpy(error, response->error, size);
 		return false;
 	}
-	if (!etcd_response_range(&answer->reply, &result, &etcd_error))
+	if (!etcd_response_range(&response->reply, &result, &etcd_error))
 	{
 		strlcpy(error, etcd_error.message, size);
-		return !answer_is_unwell(&etcd_error);
+		return !response_is_unwell(&etcd_error);
 	}
 	*foreign = lock_shared->cluster_id != 0 &&
 		result.header.cluster_id != lock_shared->cluster_id;
@@ -829,11 +829,11 @@ search_done(void *arg, const GrpcReply *reply)
 {
 	Candidate  *candidate = arg;
 	char		error[LINK_ENDPOINT_ERROR_SIZE];
-	EtcdAnswer	answer;
+	EtcdResponse response;
 	uint64		raft_term;
 
-	answer_set(&answer, reply);
-	if (!endpoints_probe_served(&answer, &candidate->foreign, &raft_term, error,
+	response_set(&response, reply);
+	if (!endpoints_probe_served(&response, &candidate->foreign, &raft_term, error,
 								sizeof(error)))
 	{
 		counters_request(clock_now() - candidate->asked_at, true);
@@ -1034,10 +1034,10 @@ asked_done(void *arg, const GrpcReply *reply)
 	Asked	   *ask_of = arg;
 	EndpointsAsked done = ask_of->done;
 	void	   *done_arg = ask_of->arg;
-	EtcdAnswer	answer;
+	EtcdResponse response;
 
-	answer_set(&answer, reply);
-	done(done_arg, &answer);
+	response_set(&response, reply);
+	done(done_arg, &response);
 	channel_destroy(ask_of->channel);
 	dlist_delete(&ask_of->node);
 	pfree(ask_of);

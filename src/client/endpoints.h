@@ -71,7 +71,7 @@ extern int64 endpoints_time(void);
  * Send a request to an endpoint that is not in use.  Returns false if that is
  * not possible at the moment; then the callback is not called.
  */
-typedef void (*EndpointsAsked) (void *arg, const EtcdAnswer *answer);
+typedef void (*EndpointsAsked) (void *arg, const EtcdResponse *response);
 
 extern bool endpoints_ask(const char *url, EtcdMessage *message, long timeout_ms,
 						  EndpointsAsked done, void *arg);
@@ -82,7 +82,7 @@ extern bool endpoints_ask(const char *url, EtcdMessage *message, long timeout_ms
  * another cluster than the one with our locks.
  */
 extern EtcdMessage endpoints_probe(void);
-extern bool endpoints_probe_served(const EtcdAnswer *answer, bool *foreign,
+extern bool endpoints_probe_served(const EtcdResponse *response, bool *foreign,
 								   uint64 *raft_term, char *error, size_t size);
 
 #endif							/* ENDPOINTS_H */

@@ -12,7 +12,7 @@
  *	  cannot serve.  The link is down until some address serves.
  *	- A request about locks takes long.  Then the current member is asked whether
  *	  it serves at all, and shortly after that all others, too: the first to
- *	  answer is taken, so nothing is left unless there is something better.
+ *	  response is taken, so nothing is left unless there is something better.
  *
  * Requests in flight on an abandoned address complete without a response;
  * callers must handle that (README.md, rule 15).  Those that etcd has
@@ -27,7 +27,7 @@
  */
 #include "postgres.h"
 
-#include "client/answer.h"
+#include "client/response.h"
 #include "client/auth.h"
 #include "client/endpoints.h"
 #include "client/etcd_client.h"
@@ -180,9 +180,9 @@ say_down(const char *error)
 
 /* Is this response from the connection in use? */
 static bool
-is_current(const EtcdAnswer *answer)
+is_current(const EtcdResponse *response)
 {
-	const LinkCall *call = answer->origin;
+	const LinkCall *call = response->origin;
 
 	return call != NULL && call->generation == MyLink->generation;
 }
@@ -192,11 +192,11 @@ is_current(const EtcdAnswer *answer)
  * respond, too.
  */
 void
-link_proven(const EtcdAnswer *answer)
+link_proven(const EtcdResponse *response)
 {
 	char	   *endpoint;
 
-	if (!is_current(answer))
+	if (!is_current(response))
 		return;
 	endpoint = endpoints_describe();
 	if (strcmp(MyLink->proven, endpoint) != 0)
@@ -370,15 +370,15 @@ put_aside(LinkCall *call)
 
 /* The call ends; its callback may call anything here. */
 static void
-end_call(LinkCall *call, EtcdAnswer *answer)
+end_call(LinkCall *call, EtcdResponse *response)
 {
-	bool		is_good = call->class != LINK_SIDE && answer->delivered &&
-		answer->reply.status == ETCD_OK;
+	bool		is_good = call->class != LINK_SIDE && response->delivered &&
+		response->reply.status == ETCD_OK;
 
 	unlist_call(call);
-	answer->origin = call;
-	call->callbacks.done(call->arg, answer);
-	if (is_good && !MyLink->up && is_current(answer) && endpoints_searching() == SEARCH_NONE)
+	response->origin = call;
+	call->callbacks.done(call->arg, response);
+	if (is_good && !MyLink->up && is_current(response) && endpoints_searching() == SEARCH_NONE)
 	{
 		MyLink->up = true;
 		publish(NULL);
@@ -418,14 +418,14 @@ may_be_the_token(LinkCall *call, const EtcdError *error)
 }
 
 static void
-token_checked(void *arg, const EtcdAnswer *answer)
+token_checked(void *arg, const EtcdResponse *response)
 {
 	EtcdError	error;
 	uint64		number = (uint64) (uintptr_t) arg;
 
-	if (!answer->delivered || answer->reply.status == ETCD_OK)
+	if (!response->delivered || response->reply.status == ETCD_OK)
 		return;
-	etcd_response_error(&answer->reply, &error);
+	etcd_response_error(&response->reply, &error);
 	if (error.code == ETCD_PERMISSION_DENIED)
 		auth_token_refused(number);
 }
@@ -466,7 +466,7 @@ check_reply(LinkCall *call, const EtcdReply *reply)
 			return true;
 		if (call == MyLink->token_check)
 			return false;
-		if (answer_is_unwell(&error))
+		if (response_is_unwell(&error))
 		{
 			if (call->generation != MyLink->generation)
 				return false;
@@ -487,11 +487,11 @@ check_reply(LinkCall *call, const EtcdReply *reply)
  * again.
  */
 static bool
-check_silence(LinkCall *call, const EtcdAnswer *answer)
+check_silence(LinkCall *call, const EtcdResponse *response)
 {
-	if (answer->too_long)
+	if (response->too_long)
 		return false;			/* that is the requester's business */
-	if (!answer->ambiguous && clock_now() < call->give_up_at &&
+	if (!response->ambiguous && clock_now() < call->give_up_at &&
 		call->resends++ < MAX_RESENDS)
 		return true;
 
@@ -500,7 +500,7 @@ check_silence(LinkCall *call, const EtcdAnswer *answer)
 		MyLink->channel == NULL || !channel_is_open(MyLink->channel))
 		return false;
 	if (call->class == LINK_LEASE)
-		failed(answer->error);
+		failed(response->error);
 	else if (call->class == LINK_LOCK)
 		suspect();
 	return false;
@@ -510,24 +510,24 @@ static void
 call_done(void *arg, const GrpcReply *reply)
 {
 	LinkCall   *call = arg;
-	EtcdAnswer	answer;
+	EtcdResponse response;
 	bool		again;
 
-	answer_set(&answer, reply);
+	response_set(&response, reply);
 	counters_request(clock_now() - call->sent_at,
-					 !answer.delivered || answer.reply.status != ETCD_OK);
-	if (answer.delivered)
-		again = check_reply(call, &answer.reply) && call != MyLink->login &&
+					 !response.delivered || response.reply.status != ETCD_OK);
+	if (response.delivered)
+		again = check_reply(call, &response.reply) && call != MyLink->login &&
 			clock_now() < call->give_up_at;
 	else
-		again = check_silence(call, &answer);
+		again = check_silence(call, &response);
 	if (again)
 	{
 		dlist_delete(&call->node);
 		put_aside(call);
 		return;
 	}
-	end_call(call, &answer);
+	end_call(call, &response);
 }
 
 /*
@@ -612,11 +612,11 @@ link_cancel(LinkCall *call)
 }
 
 void
-link_bad_answer(const EtcdAnswer *answer, const char *error)
+link_bad_response(const EtcdResponse *response, const char *error)
 {
-	const LinkCall *call = answer->origin;
+	const LinkCall *call = response->origin;
 
-	if (!is_current(answer))
+	if (!is_current(response))
 		return;
 	if (call->class == LINK_LEASE)
 		failed(error);
@@ -630,10 +630,10 @@ link_bad_answer(const EtcdAnswer *answer, const char *error)
 static void
 give_up(LinkCall *call)
 {
-	EtcdAnswer	answer = {.error = "there is no link to etcd"};
+	EtcdResponse response = {.error = "there is no link to etcd"};
 
 	call->generation = 0;
-	end_call(call, &answer);
+	end_call(call, &response);
 }
 
 /* Send what waits; a callback may change the list. */
@@ -703,18 +703,18 @@ stream_done(void *arg, const GrpcReply *reply)
 	LinkStream *stream = arg;
 	LinkStreamCallbacks callbacks = stream->callbacks;
 	void	   *its_arg = stream->arg;
-	EtcdAnswer	answer;
+	EtcdResponse response;
 	EtcdError	error;
 
-	answer_set(&answer, reply);
-	if (answer.delivered && answer.reply.status != ETCD_OK)
+	response_set(&response, reply);
+	if (response.delivered && response.reply.status != ETCD_OK)
 	{
-		etcd_response_error(&answer.reply, &error);
+		etcd_response_error(&response.reply, &error);
 		if (auth_is_refusal(&error))
 			auth_token_refused(stream->token);
 	}
 	free_stream(stream);
-	callbacks.ended(its_arg, &answer);
+	callbacks.ended(its_arg, &response);
 }
 
 LinkStream *
@@ -784,7 +784,7 @@ link_watch_refused(const LinkStream *stream, const char *reason)
  */
 
 static bool
-send_login(EtcdMessage *message, void (*done) (void *arg, const EtcdAnswer *answer))
+send_login(EtcdMessage *message, void (*done) (void *arg, const EtcdResponse *response))
 {
 	LinkCallbacks callbacks = {.done = done};
 
@@ -832,15 +832,15 @@ may_be_lost(const LinkCall *call)
 }
 
 static void
-probe_done(void *arg, const EtcdAnswer *answer)
+probe_done(void *arg, const EtcdResponse *response)
 {
 	char		error[LINK_ENDPOINT_ERROR_SIZE];
 	bool		foreign;
 	uint64		term;
 
-	if (!is_current(answer))
+	if (!is_current(response))
 		return;
-	if (!endpoints_probe_served(answer, &foreign, &term, error, sizeof(error)))
+	if (!endpoints_probe_served(response, &foreign, &term, error, sizeof(error)))
 	{
 		failed(error);
 		return;
@@ -1049,7 +1049,7 @@ link_tick_time(void)
 
 bool
 link_ask(const char *url, EtcdMessage message, long timeout_ms,
-		 void (*done) (void *arg, const EtcdAnswer *answer), void *arg)
+		 void (*done) (void *arg, const EtcdResponse *response), void *arg)
 {
 	bool		asked = message.data != NULL &&
 		endpoints_ask(url, &message, timeout_ms, done, arg);

@@ -30,7 +30,7 @@ typedef enum LinkClass
 typedef struct LinkCallbacks
 {
 	/* the request has ended; the response is freed when this returns */
-	void		(*done) (void *arg, const EtcdAnswer *answer);
+	void		(*done) (void *arg, const EtcdResponse *response);
 	/* longest response, bytes; 0: GRPC_MAX_MESSAGE */
 	size_t		max_message;
 } LinkCallbacks;
@@ -41,7 +41,7 @@ typedef struct LinkStream LinkStream;
 typedef struct LinkStreamCallbacks
 {
 	void		(*message) (void *arg, const void *data, size_t len);
-	void		(*ended) (void *arg, const EtcdAnswer *answer);
+	void		(*ended) (void *arg, const EtcdResponse *response);
 	size_t		max_message;
 } LinkStreamCallbacks;
 
@@ -85,10 +85,10 @@ extern void link_watch_refused(const LinkStream *stream, const char *reason);
  * For "done" callbacks: etcd would not send this response, or it says that the
  * member cannot serve.
  */
-extern void link_bad_answer(const EtcdAnswer *answer, const char *error);
+extern void link_bad_response(const EtcdResponse *response, const char *error);
 
 /* This response has granted the lease or kept it alive. */
-extern void link_proven(const EtcdAnswer *answer);
+extern void link_proven(const EtcdResponse *response);
 
 /* A response had this raft term. */
 extern void link_saw_term(uint64 term);
@@ -98,6 +98,6 @@ extern void link_note_error(const char *error);
 
 /* Send a request to another endpoint; see endpoints_ask(). */
 extern bool link_ask(const char *url, EtcdMessage message, long timeout_ms,
-					 void (*done) (void *arg, const EtcdAnswer *answer), void *arg);
+					 void (*done) (void *arg, const EtcdResponse *response), void *arg);
 
 #endif							/* LINK_H */

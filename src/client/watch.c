@@ -180,12 +180,12 @@ end_stream(void)
 }
 
 static void
-stream_ended(void *arg, const EtcdAnswer *answer)
+stream_ended(void *arg, const EtcdResponse *response)
 {
 	ereport(DEBUG1,
 			(errmsg_internal("etcd_lock: the watches have ended: %s",
-							 !answer->delivered ? answer->error :
-							 answer->reply.message != NULL ? answer->reply.message : "")));
+							 !response->delivered ? response->error :
+							 response->reply.message != NULL ? response->reply.message : "")));
 	end_stream();
 }
 

@@ -30,7 +30,7 @@ decoder_bad(EtcdError *err, const char *fmt,...)
 	va_start(args, fmt);
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
-	err->code = ETCD_BAD_ANSWER;
+	err->code = ETCD_BAD_RESPONSE;
 	printable_copy(err->message, sizeof(err->message), text, strlen(text));
 	return false;
 }

@@ -774,7 +774,7 @@ etcd_response_auth(const EtcdReply *reply, EtcdAuthResult *result, EtcdError *er
 	if (open_reply(reply, &decoder, &nelements, err) &&
 		read_auth_fields(&decoder, result))
 		return true;
-	if (err->code == ETCD_BAD_ANSWER)
+	if (err->code == ETCD_BAD_RESPONSE)
 		decoder_bad(err, "what came is no response of etcd's to a login");
 	etcd_response_free_auth(result);
 	return false;

@@ -17,7 +17,7 @@
 
 /*
  * How a call ended: gRPC's status, its text, and the message if the status is
- * 0.  If the status is ETCD_BAD_ANSWER, the server did not speak gRPC.
+ * 0.  If the status is ETCD_BAD_RESPONSE, the server did not speak gRPC.
  */
 typedef struct EtcdReply
 {
@@ -28,7 +28,7 @@ typedef struct EtcdReply
 } EtcdReply;
 
 /* How a request ended: with a reply, or without one. */
-typedef struct EtcdAnswer
+typedef struct EtcdResponse
 {
 	bool		delivered;		/* there is a reply, even if a refusal */
 	EtcdReply	reply;
@@ -38,7 +38,7 @@ typedef struct EtcdAnswer
 	bool		too_long;		/* not delivered: given up because of its
 								 * length */
 	const void *origin;			/* by which link.c knows the request */
-} EtcdAnswer;
+} EtcdResponse;
 
 extern bool etcd_response_range(const EtcdReply *reply, EtcdRangeResult *result,
 								EtcdError *err);

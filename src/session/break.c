@@ -70,7 +70,7 @@ break_in_etcd(const LockName *name, int64 create_revision)
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("another session is breaking a lock")));
 			break;
-		case REQUEST_SLOT_NO_ANSWER:
+		case REQUEST_SLOT_NO_RESPONSE:
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("etcd did not respond in time"),

@@ -64,7 +64,7 @@ claim_tick(LocalHold *local, TimestampTz tick, uint64 claim)
 							etcd_lock_request_timeout),
 					 errdetail("The tick was not claimed; other sessions were claiming ticks.")));
 			break;
-		case REQUEST_SLOT_NO_ANSWER:
+		case REQUEST_SLOT_NO_RESPONSE:
 			ereport(ERROR,
 					(errcode(ERRCODE_CONNECTION_FAILURE),
 					 errmsg("could not get a response from etcd within %d ms",

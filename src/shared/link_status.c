@@ -216,8 +216,8 @@ link_status_endpoint_works(const char *url)
 }
 
 void
-link_status_endpoint_answered(const char *url, int64 took, const EtcdStatusResult *status,
-							  const char *error)
+link_status_endpoint_responded(const char *url, int64 took, const EtcdStatusResult *status,
+							   const char *error)
 {
 	EndpointHealth *endpoint;
 

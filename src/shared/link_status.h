@@ -84,9 +84,9 @@ extern void link_status_endpoint_works(const char *url);
 /*
  * If status is NULL, the endpoint is healthy, but refuses to tell its status.
  */
-extern void link_status_endpoint_answered(const char *url, int64 took,
-										  const EtcdStatusResult *status,
-										  const char *error);
+extern void link_status_endpoint_responded(const char *url, int64 took,
+										   const EtcdStatusResult *status,
+										   const char *error);
 
 /*
  * Counts the reasons to ask the endpoints for their status: the list has

@@ -291,6 +291,6 @@ request_slot_run(RequestKind kind, const void *request, int timeout_ms,
 	ConditionVariableCancelSleep();
 
 	if (!ended)
-		return REQUEST_SLOT_NO_ANSWER;
+		return REQUEST_SLOT_NO_RESPONSE;
 	return failure->kind == FAILURE_NONE ? REQUEST_SLOT_DONE : REQUEST_SLOT_FAILED;
 }

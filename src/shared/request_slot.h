@@ -53,7 +53,7 @@ typedef enum RequestSlotEnd
 	REQUEST_SLOT_DONE,
 	REQUEST_SLOT_FAILED,
 	REQUEST_SLOT_NO_TURN,		/* others took too long: it was never sent */
-	REQUEST_SLOT_NO_ANSWER		/* it may have been applied, or may still be */
+	REQUEST_SLOT_NO_RESPONSE	/* it may have been applied, or may still be */
 } RequestSlotEnd;
 
 extern Size request_slot_shmem_size(void);

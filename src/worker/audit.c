@@ -21,7 +21,7 @@
  */
 #include "postgres.h"
 
-#include "client/answer.h"
+#include "client/response.h"
 #include "client/link.h"
 #include "etcd/etcd_holder.h"
 #include "etcd/key_layout.h"
@@ -327,18 +327,18 @@ list_fits(const EtcdLeaseResult *listed)
 
 /* The list is not available, and asking again at once will not help. */
 static void
-do_without_list(const EtcdAnswer *answer, const EtcdError *error)
+do_without_list(const EtcdResponse *response, const EtcdError *error)
 {
 	if (error->code == ETCD_NOT_FOUND)
 		lease_gone("etcd does not know the lease any more");
-	else if (error->code == ETCD_BAD_ANSWER)
-		link_bad_answer(answer, error->message);
-	else if (error->code != ETCD_UNAVAILABLE && !answer_is_busy(error))
+	else if (error->code == ETCD_BAD_RESPONSE)
+		link_bad_response(response, error->message);
+	else if (error->code != ETCD_UNAVAILABLE && !response_is_busy(error))
 		MyAudit->slices_until = clock_now() + LIST_PAUSE;
 }
 
 static void
-list_done(void *arg, const EtcdAnswer *answer)
+list_done(void *arg, const EtcdResponse *response)
 {
 	EtcdLeaseResult listed;
 	EtcdError	error = {0};
@@ -346,17 +346,17 @@ list_done(void *arg, const EtcdAnswer *answer)
 	MyAudit->listing = false;
 	if (MyAudit->list_epoch != deadline_epoch(&lock_shared->deadline))
 		return;
-	if (answer->too_long)
+	if (response->too_long)
 		MyAudit->slices_until = clock_now() + LIST_PAUSE;
-	if (!answer->delivered)
+	if (!response->delivered)
 		return;
-	if (!etcd_response_lease(&answer->reply, &listed, &error))
+	if (!etcd_response_lease(&response->reply, &listed, &error))
 	{
-		do_without_list(answer, &error);
+		do_without_list(response, &error);
 		return;
 	}
 	if (!list_fits(&listed))
-		link_bad_answer(answer, "unexpected response from etcd");
+		link_bad_response(response, "unexpected response from etcd");
 	else if (listed.ttl <= 0)
 		lease_hurry();
 	else
@@ -470,50 +470,50 @@ take_back_slice(const Slice *slice)
 }
 
 static void
-slice_answered(Slice *slice, const EtcdAnswer *answer)
+slice_responded(Slice *slice, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error = {0};
 
-	if (answer->too_long)
+	if (response->too_long)
 		look_one_by_one(slice);
-	else if (!answer->delivered)
+	else if (!response->delivered)
 		take_back_slice(slice);
-	else if (!etcd_response_txn(&answer->reply, &result, &error))
+	else if (!etcd_response_txn(&response->reply, &result, &error))
 	{
 		if (error.code == ETCD_PERMISSION_DENIED)
 			look_one_by_one(slice);
 		else
 			take_back_slice(slice);
-		if (error.code == ETCD_BAD_ANSWER)
-			link_bad_answer(answer, error.message);
+		if (error.code == ETCD_BAD_RESPONSE)
+			link_bad_response(response, error.message);
 	}
 	else
 	{
 		if (slice_fits(slice, &result))
 		{
-			lease_saw_header(answer, &result.header);
+			lease_saw_header(response, &result.header);
 			compare_slice(slice, &result);
 			resume_extension();
 		}
 		else
 		{
 			take_back_slice(slice);
-			link_bad_answer(answer, "unexpected response from etcd");
+			link_bad_response(response, "unexpected response from etcd");
 		}
 		etcd_response_free_txn(&result);
 	}
 }
 
 static void
-slice_done(void *arg, const EtcdAnswer *answer)
+slice_done(void *arg, const EtcdResponse *response)
 {
 	Slice	   *slice = arg;
 
 	dlist_delete(&slice->link);
 	MyAudit->nslices--;
 	if (slice->epoch == deadline_epoch(&lock_shared->deadline))
-		slice_answered(slice, answer);
+		slice_responded(slice, response);
 	pfree(slice);
 }
 
@@ -572,9 +572,9 @@ send_slice(int64 now)
 	if (link_call(LINK_LOCK, etcd_request_txn(&txn), request_timeout(), &callbacks,
 				  slice) == NULL)
 	{
-		EtcdAnswer	not_sent = {.error = "could not send a request"};
+		EtcdResponse not_sent = {.error = "could not send a request"};
 
-		slice_done(slice, &not_sent);
+		slice_responded(slice, &not_sent);
 	}
 	pfree(ops);
 }

@@ -68,13 +68,13 @@ fail(int sqlerrcode, const char *error)
 }
 
 static bool
-answered(const EtcdAnswer *answer, bool decoded, const EtcdError *error)
+has_response(const EtcdResponse *response, bool decoded, const EtcdError *error)
 {
-	if (!answer->delivered)
-		fail(ERRCODE_CONNECTION_FAILURE, answer->error);
+	if (!response->delivered)
+		fail(ERRCODE_CONNECTION_FAILURE, response->error);
 	else if (!decoded)
 		fail(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, error->message);
-	return answer->delivered && decoded;
+	return response->delivered && decoded;
 }
 
 static void delete_key(void);
@@ -93,18 +93,18 @@ delete_fits(const EtcdTxnResult *result)
 }
 
 static void
-delete_done(void *arg, const EtcdAnswer *answer)
+delete_done(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error = {0};
 	bool		decoded;
 
-	decoded = answer->delivered &&
-		etcd_response_txn(&answer->reply,
+	decoded = response->delivered &&
+		etcd_response_txn(&response->reply,
 						  &result, &error);
 	if (!is_current(arg))
 		 /* given up */ ;
-	else if (answer->delivered && !decoded && MyBreak->with_message &&
+	else if (response->delivered && !decoded && MyBreak->with_message &&
 			 (error.code == ETCD_PERMISSION_DENIED || error.code == ETCD_NOT_FOUND))
 	{
 		/*
@@ -114,7 +114,7 @@ delete_done(void *arg, const EtcdAnswer *answer)
 		MyBreak->with_message = false;
 		delete_key();
 	}
-	else if (answered(answer, decoded, &error))
+	else if (has_response(response, decoded, &error))
 	{
 		if (!delete_fits(&result))
 			fail(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION,
@@ -122,7 +122,7 @@ delete_done(void *arg, const EtcdAnswer *answer)
 		else
 		{
 			if (MyBreak->epoch == deadline_epoch(&lock_shared->deadline))
-				lease_saw_header(answer, &result.header);
+				lease_saw_header(response, &result.header);
 			finish(result.succeeded);
 		}
 	}
@@ -131,7 +131,7 @@ delete_done(void *arg, const EtcdAnswer *answer)
 }
 
 static void
-send(EtcdMessage message, void (*done) (void *, const EtcdAnswer *))
+send(EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 {
 	LinkCallbacks callbacks = {.done = done};
 
@@ -179,7 +179,7 @@ delete_key(void)
  * can have different namespaces although their sessions lock the same names.
  */
 static void
-value_done(void *arg, const EtcdAnswer *answer)
+value_done(void *arg, const EtcdResponse *response)
 {
 	EtcdRangeResult result;
 	EtcdError	error = {0};
@@ -187,9 +187,9 @@ value_done(void *arg, const EtcdAnswer *answer)
 	const EtcdKeyValue *kv;
 	EtcdHolder	holder;
 
-	decoded = answer->delivered &&
-		etcd_response_range(&answer->reply, &result, &error);
-	if (is_current(arg) && answered(answer, decoded, &error))
+	decoded = response->delivered &&
+		etcd_response_range(&response->reply, &result, &error);
+	if (is_current(arg) && has_response(response, decoded, &error))
 	{
 		kv = result.range.nkvs == 1 ? &result.range.kvs[0] : NULL;
 		if (kv == NULL || kv->create_revision != MyBreak->current.create_revision)
@@ -244,16 +244,16 @@ find_key(const EtcdOpResult *range)
 }
 
 static void
-range_done(void *arg, const EtcdAnswer *answer)
+range_done(void *arg, const EtcdResponse *response)
 {
 	EtcdRangeResult result;
 	EtcdError	error = {0};
 	const EtcdKeyValue *found;
 	bool		decoded;
 
-	decoded = answer->delivered &&
-		etcd_response_range(&answer->reply, &result, &error);
-	if (is_current(arg) && answered(answer, decoded, &error))
+	decoded = response->delivered &&
+		etcd_response_range(&response->reply, &result, &error);
+	if (is_current(arg) && has_response(response, decoded, &error))
 	{
 		found = find_key(&result.range);
 		if (found == NULL)

@@ -130,7 +130,7 @@ again_at(int64 pause)
 }
 
 static void
-call(EtcdMessage message, void (*done) (void *, const EtcdAnswer *))
+call(EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 {
 	LinkCallbacks callbacks = {.done = done};
 	int64		left = (MyCatchUp->give_up_at - clock_now()) / 1000 + 1;
@@ -158,10 +158,10 @@ is_current(void *arg)
 
 /* Is it no older than what was known before? */
 static bool
-is_recent(const EtcdAnswer *answer, const EtcdHeader *header)
+is_recent(const EtcdResponse *response, const EtcdHeader *header)
 {
 	if (MyCatchUp->epoch == deadline_epoch(&lock_shared->deadline))
-		lease_saw_header(answer, header);
+		lease_saw_header(response, header);
 	return header->revision >= MyCatchUp->min_revision;
 }
 
@@ -220,7 +220,7 @@ choose(const EtcdOpResult *range)
 
 /* The primary's lease may have ended since we saw it: then look again. */
 static void
-asked(void *arg, const EtcdAnswer *answer)
+asked(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error;
@@ -228,9 +228,9 @@ asked(void *arg, const EtcdAnswer *answer)
 	if (!is_current(arg))
 		return;
 	again_at(ASK_AGAIN);
-	if (!answer->delivered)
+	if (!response->delivered)
 		return;
-	if (!etcd_response_txn(&answer->reply, &result, &error))
+	if (!etcd_response_txn(&response->reply, &result, &error))
 	{
 		if (error.code == ETCD_PERMISSION_DENIED)
 			fail(error.message);
@@ -238,7 +238,7 @@ asked(void *arg, const EtcdAnswer *answer)
 			again_at(LOOK_AGAIN);
 		return;
 	}
-	if (!is_recent(answer, &result.header))
+	if (!is_recent(response, &result.header))
 		fail(UNEXPECTED);
 	else if (!result.succeeded)
 		again_at(LOOK_AGAIN);
@@ -272,7 +272,7 @@ ask(const EtcdKeyValue *primary)
 }
 
 static void
-looked(void *arg, const EtcdAnswer *answer)
+looked(void *arg, const EtcdResponse *response)
 {
 	static const CatchUpAnswer no_primary = {.kind = CATCH_UP_NO_PRIMARY};
 	EtcdRangeResult result;
@@ -282,16 +282,16 @@ looked(void *arg, const EtcdAnswer *answer)
 	if (!is_current(arg))
 		return;
 	again_at(ASK_AGAIN);
-	if (!answer->delivered)
+	if (!response->delivered)
 		return;
-	if (!etcd_response_range(&answer->reply, &result, &error))
+	if (!etcd_response_range(&response->reply, &result, &error))
 	{
 		if (error.code == ETCD_PERMISSION_DENIED)
 			fail(error.message);
 		return;
 	}
 	primary = choose(&result.range);
-	if (!is_recent(answer, &result.header))
+	if (!is_recent(response, &result.header))
 		fail(UNEXPECTED);
 	else if (primary == NULL)
 		finish(&no_primary);
@@ -394,7 +394,7 @@ end_of_wal(void)
  * The result does not matter, because an asker without an answer asks again.
  */
 static void
-answer_sent(void *arg, const EtcdAnswer *answer)
+answer_sent(void *arg, const EtcdResponse *response)
 {
 	MyCatchUp->nanswers--;
 }

@@ -116,7 +116,7 @@ one_key(const char *key)
 }
 
 static void
-send(Claim *claim, const EtcdTxn *txn, void (*done) (void *arg, const EtcdAnswer *answer))
+send(Claim *claim, const EtcdTxn *txn, void (*done) (void *arg, const EtcdResponse *response))
 {
 	LinkCallbacks callbacks = {.done = done};
 
@@ -127,8 +127,8 @@ send(Claim *claim, const EtcdTxn *txn, void (*done) (void *arg, const EtcdAnswer
 		fail(claim, ERRCODE_CONNECTION_FAILURE, "could not send the request");
 }
 
-static void read_done(void *arg, const EtcdAnswer *answer);
-static void put_done(void *arg, const EtcdAnswer *answer);
+static void read_done(void *arg, const EtcdResponse *response);
+static void put_done(void *arg, const EtcdResponse *response);
 
 static void
 send_read(Claim *claim)
@@ -266,14 +266,14 @@ read_fits(const Claim *claim, const EtcdTxnResult *result)
 
 /* Returns false if there is no usable response; the session was told then. */
 static bool
-take_answer(Claim *claim, const EtcdAnswer *answer, EtcdTxnResult *result,
-			bool (*fits) (const Claim *claim, const EtcdTxnResult *result))
+take_response(Claim *claim, const EtcdResponse *response, EtcdTxnResult *result,
+			  bool (*fits) (const Claim *claim, const EtcdTxnResult *result))
 {
 	EtcdError	error;
 
-	if (!answer->delivered)
-		fail(claim, ERRCODE_CONNECTION_FAILURE, answer->error);
-	else if (!etcd_response_txn(&answer->reply, result, &error))
+	if (!response->delivered)
+		fail(claim, ERRCODE_CONNECTION_FAILURE, response->error);
+	else if (!etcd_response_txn(&response->reply, result, &error))
 	{
 		if (error.code != ETCD_NOT_FOUND || ++claim->rounds > MAX_ROUNDS)
 			fail(claim, sqlstate_of(&error), error.message);
@@ -291,29 +291,29 @@ take_answer(Claim *claim, const EtcdAnswer *answer, EtcdTxnResult *result,
 	else
 	{
 		if (claim->epoch == deadline_epoch(&lock_shared->deadline))
-			lease_saw_header(answer, &result->header);
+			lease_saw_header(response, &result->header);
 		return true;
 	}
 	return false;
 }
 
 static void
-read_done(void *arg, const EtcdAnswer *answer)
+read_done(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 
-	if (!take_answer(arg, answer, &result, read_fits))
+	if (!take_response(arg, response, &result, read_fits))
 		return;
 	look(arg, &result);
 	etcd_response_free_txn(&result);
 }
 
 static void
-put_done(void *arg, const EtcdAnswer *answer)
+put_done(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 
-	if (!take_answer(arg, answer, &result, put_fits))
+	if (!take_response(arg, response, &result, put_fits))
 		return;
 	if (result.succeeded)
 		finish(arg, CLAIM_CLAIMED);

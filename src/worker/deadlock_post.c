@@ -40,7 +40,7 @@
 #define REFUSED_PAUSE		INT64CONST(10000000)
 
 /* A longer response has no value of ours; bytes. */
-#define MAX_ANSWER			(64 * 1024)
+#define MAX_RESPONSE			(64 * 1024)
 
 typedef struct Post
 {
@@ -127,9 +127,9 @@ refused(Post *post, const EtcdError *error)
 }
 
 static void
-call(Post *post, EtcdMessage message, void (*done) (void *, const EtcdAnswer *))
+call(Post *post, EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 {
-	LinkCallbacks callbacks = {.done = done,.max_message = MAX_ANSWER};
+	LinkCallbacks callbacks = {.done = done,.max_message = MAX_RESPONSE};
 
 	post->busy = true;
 	if (link_call(LINK_SIDE, message, etcd_lock_request_timeout, &callbacks, post) == NULL)
@@ -137,15 +137,15 @@ call(Post *post, EtcdMessage message, void (*done) (void *, const EtcdAnswer *))
 }
 
 static void
-put_done(void *arg, const EtcdAnswer *answer)
+put_done(void *arg, const EtcdResponse *response)
 {
 	Post	   *post = arg;
 	EtcdTxnResult result;
 	EtcdError	error;
 
-	if (!answer->delivered)
+	if (!response->delivered)
 		try_again(post, RETRY_PAUSE);
-	else if (etcd_response_txn(&answer->reply, &result, &error))
+	else if (etcd_response_txn(&response->reply, &result, &error))
 	{
 		etcd_response_free_txn(&result);
 		drop(post);
@@ -171,7 +171,7 @@ put(Post *post)
 }
 
 static void
-owned_read(void *arg, const EtcdAnswer *answer)
+owned_read(void *arg, const EtcdResponse *response)
 {
 	Post	   *post = arg;
 	EtcdRangeResult result;
@@ -179,9 +179,9 @@ owned_read(void *arg, const EtcdAnswer *answer)
 	const EtcdKeyValue *kv;
 	EtcdHolder	holder;
 
-	if (!answer->delivered)
+	if (!response->delivered)
 		try_again(post, RETRY_PAUSE);
-	else if (!etcd_response_range(&answer->reply, &result, &error))
+	else if (!etcd_response_range(&response->reply, &result, &error))
 		refused(post, &error);
 	else
 	{

@@ -238,7 +238,7 @@ range_of(const EtcdTxnResult *result)
 }
 
 static void
-looked(void *arg, const EtcdAnswer *answer)
+looked(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error;
@@ -246,9 +246,9 @@ looked(void *arg, const EtcdAnswer *answer)
 	MyDuplicate->busy = false;
 	MyDuplicate->next_time = clock_now() + LOOK_AGAIN;
 	if ((uint64) (uintptr_t) arg != (uint64) lease_id() || !lease_alive() ||
-		!answer->delivered)
+		!response->delivered)
 		return;
-	if (!etcd_response_txn(&answer->reply, &result, &error))
+	if (!etcd_response_txn(&response->reply, &result, &error))
 	{
 		/* No standby will find us, so sessions must not wait for that. */
 		if (error.code == ETCD_PERMISSION_DENIED)

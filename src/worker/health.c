@@ -78,7 +78,7 @@ typedef struct Probe
 static bool
 is_unwell(const EtcdError *error)
 {
-	return error->code == ETCD_BAD_ANSWER || error->code == ETCD_UNAVAILABLE ||
+	return error->code == ETCD_BAD_RESPONSE || error->code == ETCD_UNAVAILABLE ||
 		error->code == ETCD_DEADLINE_EXCEEDED;
 }
 
@@ -249,35 +249,35 @@ free_probe(Probe *probe)
  * status.
  */
 static bool
-get_status(const Probe *probe, const EtcdAnswer *answer, EtcdStatusResult *status)
+get_status(const Probe *probe, const EtcdResponse *response, EtcdStatusResult *status)
 {
 	EtcdError	error;
 
-	if (!answer->delivered)
+	if (!response->delivered)
 	{
-		link_status_endpoint_failed(probe->url, answer->error);
+		link_status_endpoint_failed(probe->url, response->error);
 		return false;
 	}
-	if (etcd_response_status(&answer->reply,
+	if (etcd_response_status(&response->reply,
 							 status, &error))
 		return true;
 	if (is_unwell(&error))
 		link_status_endpoint_failed(probe->url, error.message);
 	else
-		link_status_endpoint_answered(probe->url, clock_now() - probe->sent_at, NULL, error.message);
+		link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, NULL, error.message);
 	return false;
 }
 
 /* The endpoint in use has responded. */
 static void
-current_done(void *arg, const EtcdAnswer *answer)
+current_done(void *arg, const EtcdResponse *response)
 {
 	Probe	   *probe = arg;
 	EtcdStatusResult status;
 
-	if (get_status(probe, answer, &status))
+	if (get_status(probe, response, &status))
 	{
-		link_status_endpoint_answered(probe->url, clock_now() - probe->sent_at, &status, NULL);
+		link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, &status, NULL);
 		look_at_status(&status);
 		etcd_response_free_status(&status);
 	}
@@ -286,18 +286,18 @@ current_done(void *arg, const EtcdAnswer *answer)
 
 /* Another endpoint has responded. */
 static void
-other_done(void *arg, const EtcdAnswer *answer)
+other_done(void *arg, const EtcdResponse *response)
 {
 	Probe	   *probe = arg;
 	EtcdStatusResult status;
 
-	if (get_status(probe, answer, &status))
+	if (get_status(probe, response, &status))
 	{
 		if (lock_shared->cluster_id != 0 &&
 			status.header.cluster_id != lock_shared->cluster_id)
 			link_status_endpoint_failed(probe->url, "belongs to another etcd cluster");
 		else
-			link_status_endpoint_answered(probe->url, clock_now() - probe->sent_at, &status, NULL);
+			link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, &status, NULL);
 		etcd_response_free_status(&status);
 	}
 	free_probe(probe);

@@ -208,7 +208,7 @@ free_notes(Notes *notes)
 }
 
 static void
-notes_done(void *arg, const EtcdAnswer *answer)
+notes_done(void *arg, const EtcdResponse *response)
 {
 	Notes	   *notes = arg;
 	EtcdTxnResult result;
@@ -216,20 +216,20 @@ notes_done(void *arg, const EtcdAnswer *answer)
 	bool		done;
 
 	MyHeldKeys->notes_in_flight = false;
-	done = answer->delivered &&
-		etcd_response_txn(&answer->reply,
+	done = response->delivered &&
+		etcd_response_txn(&response->reply,
 						  &result, &error);
-	if (answer->delivered && !done)
+	if (response->delivered && !done)
 	{
 		/* The keepalive finds out whether the lease is gone. */
-		if (error.code == ETCD_BAD_ANSWER)
-			link_bad_answer(answer, error.message);
+		if (error.code == ETCD_BAD_RESPONSE)
+			link_bad_response(response, error.message);
 		else
 			MyHeldKeys->notes_not_before = clock_now() + REFUSED_PAUSE;
 	}
 
 	if (done && notes->epoch == deadline_epoch(&lock_shared->deadline))
-		lease_saw_header(answer, &result.header);
+		lease_saw_header(response, &result.header);
 	for (int i = 0; i < notes->n && notes->epoch == deadline_epoch(&lock_shared->deadline); i++)
 	{
 		WorkerKey  *key = name_key_of_serial(notes->note[i].serial);

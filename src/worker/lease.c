@@ -52,7 +52,7 @@
 
 /* How often the search may get no response, or one that is too long; bytes. */
 #define MAX_SEEKS		2
-#define MAX_ANSWER		(4 * 1024 * 1024)
+#define MAX_RESPONSE		(4 * 1024 * 1024)
 
 /* So many messages are read at a time; what others put there has no bound. */
 #define MAX_MESSAGES	1000
@@ -217,14 +217,14 @@ lease_gone(const char *reason)
  * clusters would each get every lock.
  */
 static bool
-is_right_cluster(const EtcdAnswer *answer, const EtcdHeader *header)
+is_right_cluster(const EtcdResponse *response, const EtcdHeader *header)
 {
 	if (etcd_lock_cluster_id[0] == '\0' ||
 		header->cluster_id == strtou64(etcd_lock_cluster_id, NULL, 16))
 		return true;
-	link_bad_answer(answer,
-					psprintf("the endpoint belongs to etcd cluster %llx, and not to %s",
-							 (unsigned long long) header->cluster_id, etcd_lock_cluster_id));
+	link_bad_response(response,
+					  psprintf("the endpoint belongs to etcd cluster %llx, and not to %s",
+							   (unsigned long long) header->cluster_id, etcd_lock_cluster_id));
 	return false;
 }
 
@@ -233,9 +233,9 @@ is_right_cluster(const EtcdAnswer *answer, const EtcdHeader *header)
  * locks even if it knows our lease (rule 16).
  */
 void
-lease_saw_header(const EtcdAnswer *answer, const EtcdHeader *header)
+lease_saw_header(const EtcdResponse *response, const EtcdHeader *header)
 {
-	if (!is_right_cluster(answer, header))
+	if (!is_right_cluster(response, header))
 	{
 		lease_gone("the endpoint belongs to another etcd cluster than is set");
 		return;
@@ -272,7 +272,7 @@ call_as(LinkClass class, EtcdMessage message, long timeout,
 
 static void
 call(EtcdMessage message, long timeout,
-	 void (*done) (void *arg, const EtcdAnswer *answer))
+	 void (*done) (void *arg, const EtcdResponse *response))
 {
 	LinkCallbacks callbacks = {.done = done};
 
@@ -293,22 +293,22 @@ still_current(void *arg)
 
 /* There is no response, or one that is too long: ask again. */
 static void
-not_delivered(const EtcdAnswer *answer)
+not_delivered(const EtcdResponse *response)
 {
-	if (answer->too_long)
-		link_bad_answer(answer, answer->error);
+	if (response->too_long)
+		link_bad_response(response, response->error);
 	retry_later();
 }
 
 /* The same for requests that are repeated only if there is no response. */
 static bool
-has_answer(void *arg, const EtcdAnswer *answer)
+has_response(void *arg, const EtcdResponse *response)
 {
 	if (!still_current(arg))
 		return false;
-	if (!answer->delivered)
-		not_delivered(answer);
-	return answer->delivered;
+	if (!response->delivered)
+		not_delivered(response);
+	return response->delivered;
 }
 
 /*
@@ -353,7 +353,7 @@ pause_after(const EtcdError *error)
 
 /* Etcd has refused something: log it, but not repeatedly. */
 static void
-report(const EtcdAnswer *answer, const char *what, const EtcdError *error)
+report(const EtcdResponse *response, const char *what, const EtcdError *error)
 {
 	if (!was_said(error->message))
 		ereport(LOG,
@@ -362,8 +362,8 @@ report(const EtcdAnswer *answer, const char *what, const EtcdError *error)
 	link_note_error(error->message);
 	if (error->code == ETCD_RESOURCE_EXHAUSTED)
 		link_status_note_no_space();
-	if (error->code == ETCD_BAD_ANSWER)
-		link_bad_answer(answer, error->message);
+	if (error->code == ETCD_BAD_RESPONSE)
+		link_bad_response(response, error->message);
 
 	MyLease->next_time = clock_now() + pause_after(error);
 	MyLease->refused_by = link_generation();
@@ -374,16 +374,16 @@ report(const EtcdAnswer *answer, const char *what, const EtcdError *error)
  * another request, and would make us believe, or delete, what is not ours.
  */
 static bool
-decode_lease(const EtcdAnswer *answer, EtcdLeaseResult *result, EtcdError *error)
+decode_lease(const EtcdResponse *response, EtcdLeaseResult *result, EtcdError *error)
 {
-	if (!etcd_response_lease(&answer->reply,
+	if (!etcd_response_lease(&response->reply,
 							 result, error))
 		return false;
 	if (result->id == lease_id())
 		return true;
 	etcd_response_free_lease(result);
 	memset(error, 0, sizeof(*error));
-	error->code = ETCD_BAD_ANSWER;
+	error->code = ETCD_BAD_RESPONSE;
 	strlcpy(error->message, "the response is about another lease",
 			sizeof(error->message));
 	return false;
@@ -434,26 +434,26 @@ take_old_leases(const EtcdOpResult *sentinels)
  * lease.
  */
 static void
-seek_done(void *arg, const EtcdAnswer *answer)
+seek_done(void *arg, const EtcdResponse *response)
 {
 	EtcdRangeResult result;
 	EtcdError	error;
 
 	if (!still_current(arg) || MyLease->state != LEASE_NONE)
 		return;
-	if (answer->too_long || (!answer->delivered && ++MyLease->seeks >= MAX_SEEKS))
+	if (response->too_long || (!response->delivered && ++MyLease->seeks >= MAX_SEEKS))
 		MyLease->state = LEASE_SOUGHT;
-	else if (!answer->delivered)
+	else if (!response->delivered)
 		retry_later();
-	else if (etcd_response_range(&answer->reply, &result, &error))
+	else if (etcd_response_range(&response->reply, &result, &error))
 	{
 		MyLease->state = LEASE_SOUGHT;
-		if (is_right_cluster(answer, &result.header))
+		if (is_right_cluster(response, &result.header))
 			take_old_leases(&result.range);
 		etcd_response_free_range(&result);
 	}
-	else if (error.code == ETCD_BAD_ANSWER || error.code == ETCD_UNAVAILABLE)
-		report(answer, "look for this server's old leases", &error);
+	else if (error.code == ETCD_BAD_RESPONSE || error.code == ETCD_UNAVAILABLE)
+		report(response, "look for this server's old leases", &error);
 	else
 		MyLease->state = LEASE_SOUGHT;
 }
@@ -464,7 +464,7 @@ seek_old_leases(void)
 	EtcdOp		op = {.type = ETCD_OP_RANGE,.limit = MAX_SENTINELS};
 	char		start[KEY_LAYOUT_SIZE];
 	char		end[KEY_LAYOUT_SIZE];
-	LinkCallbacks callbacks = {.done = seek_done,.max_message = MAX_ANSWER};
+	LinkCallbacks callbacks = {.done = seek_done,.max_message = MAX_RESPONSE};
 
 	op.range.key = start;
 	op.range.key_len = key_layout_sentinels(start, etcd_lock_namespace);
@@ -494,7 +494,7 @@ check_revision(int64 revision)
 }
 
 static void
-sentinel_done(void *arg, const EtcdAnswer *answer)
+sentinel_done(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error;
@@ -504,15 +504,15 @@ sentinel_done(void *arg, const EtcdAnswer *answer)
 	 * If there is no response, the sentinel may have been put: the next
 	 * attempt finds it.
 	 */
-	if (!has_answer(arg, answer) || MyLease->state != LEASE_GRANTED)
+	if (!has_response(arg, response) || MyLease->state != LEASE_GRANTED)
 		return;
-	if (!etcd_response_txn(&answer->reply,
+	if (!etcd_response_txn(&response->reply,
 						   &result, &error))
 	{
 		if (error.code == ETCD_NOT_FOUND)
 			lease_gone("etcd does not know the lease");
 		else
-			report(answer, "put this server's key", &error);
+			report(response, "put this server's key", &error);
 		MyLease->may_not_register |= error.code == ETCD_PERMISSION_DENIED;
 		return;
 	}
@@ -540,7 +540,7 @@ sentinel_done(void *arg, const EtcdAnswer *answer)
 		pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
 		MyLease->state = LEASE_ALIVE;
 		MyLease->next_time = MyLease->sent.boottime + keepalive_interval();
-		link_proven(answer);
+		link_proven(response);
 		ereport(LOG,
 				(errmsg("etcd_lock: lease %s granted for %d s",
 						lease_id_hex(), (int) (MyLease->ttl / 1000000))));
@@ -600,29 +600,29 @@ id_was_taken(const EtcdError *error)
 }
 
 static void
-grant_done(void *arg, const EtcdAnswer *answer)
+grant_done(void *arg, const EtcdResponse *response)
 {
 	EtcdLeaseResult result;
 	EtcdError	error;
 
 	if (!still_current(arg))
 		return;
-	if (!answer->delivered)
+	if (!response->delivered)
 	{
 		/* It may have been granted: search for it before the next attempt. */
-		if (answer->ambiguous)
+		if (response->ambiguous)
 			end_epoch(NULL);
 		MyLease->state = LEASE_NONE;
-		not_delivered(answer);
+		not_delivered(response);
 		return;
 	}
-	if (!decode_lease(answer, &result, &error))
+	if (!decode_lease(response, &result, &error))
 	{
 		end_epoch(NULL);
 		if (!id_was_taken(&error))
 		{
 			MyLease->state = LEASE_NONE;
-			report(answer, "get a lease", &error);
+			report(response, "get a lease", &error);
 		}
 		return;
 	}
@@ -632,11 +632,11 @@ grant_done(void *arg, const EtcdAnswer *answer)
 		etcd_response_free_lease(&result);
 		end_epoch(NULL);
 		MyLease->state = LEASE_NONE;
-		link_bad_answer(answer, "etcd has granted a lease without a TTL");
+		link_bad_response(response, "etcd has granted a lease without a TTL");
 		retry_later();
 		return;
 	}
-	if (!is_right_cluster(answer, &result.header))
+	if (!is_right_cluster(response, &result.header))
 	{
 		/* it runs out by itself there */
 		etcd_response_free_lease(&result);
@@ -647,7 +647,7 @@ grant_done(void *arg, const EtcdAnswer *answer)
 	}
 	MyLease->ttl = Min(MyLease->ttl, result.ttl * 1000000);
 	MyLease->draws = MyLease->seeks = 0;
-	lease_saw_header(answer, &result.header);
+	lease_saw_header(response, &result.header);
 	etcd_response_free_lease(&result);
 	MyLease->state = LEASE_GRANTED;
 }
@@ -674,17 +674,17 @@ is_sentinel(const EtcdOpResult *range)
 }
 
 static void
-sentinel_read(void *arg, const EtcdAnswer *answer)
+sentinel_read(void *arg, const EtcdResponse *response)
 {
 	EtcdRangeResult result;
 	EtcdError	error;
 
-	if (!has_answer(arg, answer))
+	if (!has_response(arg, response))
 		return;
-	if (!etcd_response_range(&answer->reply,
+	if (!etcd_response_range(&response->reply,
 							 &result, &error))
 	{
-		report(answer, "read this server's key", &error);
+		report(response, "read this server's key", &error);
 		return;
 	}
 	if (result.header.revision < MyLease->min_revision)
@@ -692,7 +692,7 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 	else if (deadline_left(&lock_shared->deadline) == 0)
 		lease_gone(TOO_LATE);	/* sessions may already know */
 	else
-		lease_saw_header(answer, &result.header);
+		lease_saw_header(response, &result.header);
 
 	if (MyLease->state != LEASE_ALIVE)
 		 /* gone */ ;
@@ -708,7 +708,7 @@ sentinel_read(void *arg, const EtcdAnswer *answer)
 			counters_lease_renewed(deadline_left(&lock_shared->deadline));
 			deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin());
 		}
-		link_proven(answer);
+		link_proven(response);
 		MyLease->next_time = MyLease->hurry ? 0 : MyLease->sent.boottime + keepalive_interval();
 	}
 	etcd_response_free_range(&result);
@@ -727,19 +727,19 @@ read_sentinel(void)
 }
 
 static void
-keepalive_done(void *arg, const EtcdAnswer *answer)
+keepalive_done(void *arg, const EtcdResponse *response)
 {
 	EtcdLeaseResult result;
 	EtcdError	error;
 
-	if (!has_answer(arg, answer))
+	if (!has_response(arg, response))
 		return;
-	if (!decode_lease(answer, &result, &error))
+	if (!decode_lease(response, &result, &error))
 	{
 		if (error.code == ETCD_NOT_FOUND)
 			lease_gone("etcd does not know the lease any more");
 		else
-			report(answer, "keep the lease alive", &error);
+			report(response, "keep the lease alive", &error);
 		return;
 	}
 	MyLease->raft_term = result.header.raft_term;
@@ -766,16 +766,16 @@ send_keepalive(void)
 /* ---- the sentinel's end ---- */
 
 static void
-messages_read(void *arg, const EtcdAnswer *answer)
+messages_read(void *arg, const EtcdResponse *response)
 {
 	EtcdRangeResult result;
 	EtcdError	error;
 
 	MyLease->reading = false;
-	MyLease->too_many_messages = answer->too_long;
-	if (!answer->delivered || MyLease->state != LEASE_ALIVE ||
+	MyLease->too_many_messages = response->too_long;
+	if (!response->delivered || MyLease->state != LEASE_ALIVE ||
 		(int64) (uintptr_t) arg != lease_id() ||
-		!etcd_response_range(&answer->reply, &result, &error))
+		!etcd_response_range(&response->reply, &result, &error))
 		return;
 	for (int i = 0; i < result.range.nkvs; i++)
 		MyLease->callbacks.message(&result.range.kvs[i]);
@@ -786,7 +786,7 @@ messages_read(void *arg, const EtcdAnswer *answer)
 bool
 lease_read_messages(void)
 {
-	static const LinkCallbacks callbacks = {.done = messages_read,.max_message = MAX_ANSWER};
+	static const LinkCallbacks callbacks = {.done = messages_read,.max_message = MAX_RESPONSE};
 	EtcdOp		op = {.type = ETCD_OP_RANGE,.limit = MAX_MESSAGES};
 	char		end[KEY_LAYOUT_SIZE];
 	char		start[KEY_LAYOUT_SIZE + 1];
@@ -895,12 +895,12 @@ lease_create(const LeaseCallbacks *callbacks)
 }
 
 static void
-revoked_for_exit(void *arg, const EtcdAnswer *answer)
+revoked_for_exit(void *arg, const EtcdResponse *response)
 {
 	MyLease->busy = false;
 
 	/* The connection may have broken; the wait for this is limited. */
-	if (answer->delivered)
+	if (response->delivered)
 		MyLease->state = LEASE_LEFT;
 	else
 		retry_later();

@@ -49,7 +49,7 @@ extern void lease_hurry(void);
  */
 extern bool lease_read_messages(void);
 
-extern void lease_saw_header(const EtcdAnswer *answer, const EtcdHeader *header);
+extern void lease_saw_header(const EtcdResponse *response, const EtcdHeader *header);
 
 /*
  * No session holds anything any more, and none will: revoke the lease, with

@@ -91,12 +91,12 @@ old_leases_add(int64 id)
  * Etcd has responded, and still has the lease.  Is it pointless to ask again?
  */
 static bool
-is_final(const EtcdAnswer *answer, const EtcdError *error)
+is_final(const EtcdResponse *response, const EtcdError *error)
 {
 	switch (error->code)
 	{
-		case ETCD_BAD_ANSWER:
-			link_bad_answer(answer, error->message);
+		case ETCD_BAD_RESPONSE:
+			link_bad_response(response, error->message);
 			return false;
 		case ETCD_UNAVAILABLE:
 		case ETCD_RESOURCE_EXHAUSTED:
@@ -122,7 +122,7 @@ note_refused(OldLease *old, const EtcdError *error)
 }
 
 static void
-revoked(void *arg, const EtcdAnswer *answer)
+revoked(void *arg, const EtcdResponse *response)
 {
 	OldLease   *old = find((int64) (intptr_t) arg);
 	EtcdHeader	header;
@@ -132,12 +132,12 @@ revoked(void *arg, const EtcdAnswer *answer)
 	old->in_flight = false;
 	old->was_asked = true;
 	old->retry_at = clock_now() + RETRY_PAUSE;
-	if (!answer->delivered)
+	if (!response->delivered)
 		return;
-	if (etcd_response_header(&answer->reply, &header, &error) ||
+	if (etcd_response_header(&response->reply, &header, &error) ||
 		error.code == ETCD_NOT_FOUND)
 		old->id = 0;
-	else if (is_final(answer, &error))
+	else if (is_final(response, &error))
 		note_refused(old, &error);
 }
 

@@ -35,7 +35,7 @@
 #define PAGE_KEYS			60
 
 /* Longest response that the worker accepts for a page, bytes. */
-#define MAX_ANSWER			(4 * 1024 * 1024)
+#define MAX_RESPONSE			(4 * 1024 * 1024)
 
 #define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 
@@ -154,11 +154,11 @@ ask_again(PageCall *call)
 
 /* Etcd has returned an error. */
 static void
-refused(PageCall *call, const EtcdAnswer *answer, const EtcdError *error)
+refused(PageCall *call, const EtcdResponse *response, const EtcdError *error)
 {
-	if (error->code == ETCD_BAD_ANSWER)
-		link_bad_answer(answer, error->message);
-	if (error->code == ETCD_BAD_ANSWER || error->code == ETCD_UNAVAILABLE ||
+	if (error->code == ETCD_BAD_RESPONSE)
+		link_bad_response(response, error->message);
+	if (error->code == ETCD_BAD_RESPONSE || error->code == ETCD_UNAVAILABLE ||
 		error->code == ETCD_DEADLINE_EXCEEDED)
 		ask_again(call);
 	else
@@ -286,33 +286,33 @@ values_fit(const PageCall *call, const EtcdTxnResult *values)
 }
 
 static void
-values_done(void *arg, const EtcdAnswer *answer)
+values_done(void *arg, const EtcdResponse *response)
 {
 	PageCall   *call = arg;
 	EtcdTxnResult values;
 	EtcdError	error;
 
 	call->link = NULL;
-	if (answer->too_long && call->nchosen > 1)
+	if (response->too_long && call->nchosen > 1)
 	{
 		call->nchosen /= 2;
 		call->upto = call->index[call->nchosen];
 		send_values(call);
 	}
-	else if (answer->too_long)
+	else if (response->too_long)
 		publish(call, NULL);	/* too long to be one of ours */
-	else if (!answer->delivered)
+	else if (!response->delivered)
 		ask_again(call);
-	else if (!etcd_response_txn(&answer->reply,
+	else if (!etcd_response_txn(&response->reply,
 								&values, &error))
-		refused(call, answer, &error);
+		refused(call, response, &error);
 	else
 	{
 		if (values_fit(call, &values))
 			publish(call, &values);
 		else
 		{
-			link_bad_answer(answer, "unexpected response from etcd");
+			link_bad_response(response, "unexpected response from etcd");
 			ask_again(call);
 		}
 		etcd_response_free_txn(&values);
@@ -322,9 +322,9 @@ values_done(void *arg, const EtcdAnswer *answer)
 /* Send a request for the page, and take over the message. */
 static void
 send(PageCall *call, EtcdMessage message,
-	 void (*done) (void *arg, const EtcdAnswer *answer))
+	 void (*done) (void *arg, const EtcdResponse *response))
 {
-	LinkCallbacks callbacks = {.done = done,.max_message = MAX_ANSWER};
+	LinkCallbacks callbacks = {.done = done,.max_message = MAX_RESPONSE};
 
 	if (message.data == NULL)
 	{
@@ -379,26 +379,26 @@ make_page(PageCall *call)
 }
 
 static void
-keys_done(void *arg, const EtcdAnswer *answer)
+keys_done(void *arg, const EtcdResponse *response)
 {
 	PageCall   *call = arg;
 	PageProgress *p = &MyPages->progress[call->slot];
 	EtcdError	error;
 
 	call->link = NULL;
-	if (answer->too_long && p->limit > 1)
+	if (response->too_long && p->limit > 1)
 	{
 		p->limit /= 2;
 		ask_again(call);
 		p->retry_at = 0;
 	}
-	else if (answer->too_long)
-		fail(call, ERRCODE_PROGRAM_LIMIT_EXCEEDED, answer->error);
-	else if (!answer->delivered)
+	else if (response->too_long)
+		fail(call, ERRCODE_PROGRAM_LIMIT_EXCEEDED, response->error);
+	else if (!response->delivered)
 		ask_again(call);
-	else if (!etcd_response_range(&answer->reply,
+	else if (!etcd_response_range(&response->reply,
 								  &p->keys, &error))
-		refused(call, answer, &error);
+		refused(call, response, &error);
 	else
 	{
 		if (p->revision == 0)

@@ -95,26 +95,26 @@ use(int64 id, int64 ttl)
  * after a pause.
  */
 static bool
-has_answer(const EtcdAnswer *answer)
+has_response(const EtcdResponse *response)
 {
 	MyTickLease->busy = false;
-	if (!answer->delivered)
+	if (!response->delivered)
 		MyTickLease->retry_at = clock_now() + RETRY_PAUSE;
-	return answer->delivered;
+	return response->delivered;
 }
 
 static void
-refused(const EtcdAnswer *answer, const EtcdError *error)
+refused(const EtcdResponse *response, const EtcdError *error)
 {
-	if (error->code == ETCD_BAD_ANSWER)
-		link_bad_answer(answer, error->message);
+	if (error->code == ETCD_BAD_RESPONSE)
+		link_bad_response(response, error->message);
 	link_note_error(error->message);
 	start_anew();
 	MyTickLease->retry_at = clock_now() + RETRY_PAUSE;
 }
 
 static void
-send(EtcdMessage message, void (*done) (void *arg, const EtcdAnswer *answer))
+send(EtcdMessage message, void (*done) (void *arg, const EtcdResponse *response))
 {
 	LinkCallbacks callbacks = {.done = done};
 
@@ -136,17 +136,17 @@ is_anchor(const EtcdKeyValue *kv)
 }
 
 static void
-sought(void *arg, const EtcdAnswer *answer)
+sought(void *arg, const EtcdResponse *response)
 {
 	EtcdRangeResult result;
 	EtcdError	error;
 	int64		newest = 0;
 
-	if (!has_answer(answer))
+	if (!has_response(response))
 		return;
-	if (!etcd_response_range(&answer->reply, &result, &error))
+	if (!etcd_response_range(&response->reply, &result, &error))
 	{
-		refused(answer, &error);
+		refused(response, &error);
 		return;
 	}
 	MyTickLease->step = STEP_GRANT;
@@ -180,18 +180,18 @@ seek(void)
 }
 
 static void
-looked(void *arg, const EtcdAnswer *answer)
+looked(void *arg, const EtcdResponse *response)
 {
 	EtcdLeaseResult result;
 	EtcdError	error;
 
-	if (!has_answer(answer))
+	if (!has_response(response))
 		return;
 	MyTickLease->step = STEP_GRANT;
-	if (!etcd_response_lease(&answer->reply, &result, &error))
+	if (!etcd_response_lease(&response->reply, &result, &error))
 	{
 		if (error.code != ETCD_NOT_FOUND)
-			refused(answer, &error);
+			refused(response, &error);
 		return;
 	}
 	if (result.id == MyTickLease->id && result.ttl > MyTickLease->retention)
@@ -202,16 +202,16 @@ looked(void *arg, const EtcdAnswer *answer)
 /* ---- one of our own ---- */
 
 static void
-anchored(void *arg, const EtcdAnswer *answer)
+anchored(void *arg, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error;
 
-	if (!has_answer(answer))
+	if (!has_response(response))
 		return;					/* it is put again */
-	if (!etcd_response_txn(&answer->reply, &result, &error))
+	if (!etcd_response_txn(&response->reply, &result, &error))
 	{
-		refused(answer, &error);
+		refused(response, &error);
 		return;
 	}
 	use(MyTickLease->own_id, MyTickLease->retention + period());
@@ -236,19 +236,19 @@ put_anchor(void)
  * lost.
  */
 static void
-granted(void *arg, const EtcdAnswer *answer)
+granted(void *arg, const EtcdResponse *response)
 {
 	EtcdLeaseResult result;
 	EtcdError	error;
 
-	if (!has_answer(answer))
+	if (!has_response(response))
 		return;
-	if (etcd_response_lease(&answer->reply, &result, &error))
+	if (etcd_response_lease(&response->reply, &result, &error))
 		etcd_response_free_lease(&result);
 	else if (error.code != ETCD_FAILED_PRECONDITION ||
 			 strstr(error.message, "already exists") == NULL)
 	{
-		refused(answer, &error);
+		refused(response, &error);
 		return;
 	}
 	MyTickLease->step = STEP_ANCHOR;

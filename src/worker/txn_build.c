@@ -4,7 +4,7 @@
  *	  Building a Txn: its operations, compares and ranges.
  *
  * Each request that waits in a queue of txn_queue.c becomes an operation of
- * the Txn, which notes the index of its result for txn_answers.c.
+ * the Txn, which notes the index of its result for txn_response.c.
  *
  * A write is a nested Txn.  Etcd evaluates the compares of all of them before
  * any operation, so a Txn puts at most one key of a name: two that exclude

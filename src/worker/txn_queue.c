@@ -87,7 +87,7 @@ typedef struct Lane
 
 struct TxnQueue
 {
-	TxnAnswered answered;
+	TxnDone		done;
 	Lane		lanes[TXN_NLANES];
 	int			orphan_txns;	/* deletions of orphans in flight */
 };
@@ -105,10 +105,10 @@ lane_init(Lane *lane)
 }
 
 void
-txn_queue_create(TxnAnswered answered)
+txn_queue_create(TxnDone done)
 {
 	MyTxnQueue = MemoryContextAllocZero(TopMemoryContext, sizeof(struct TxnQueue));
-	MyTxnQueue->answered = answered;
+	MyTxnQueue->done = done;
 	for (int i = 0; i < TXN_NLANES; i++)
 		lane_init(&MyTxnQueue->lanes[i]);
 }
@@ -582,20 +582,20 @@ count_in_flight(const Txn *txn, int by)
 
 /* A Txn has ended: the reader of responses takes it over. */
 static void
-txn_ended(void *arg, const EtcdAnswer *answer)
+txn_ended(void *arg, const EtcdResponse *response)
 {
 	Txn		   *txn = arg;
 	Lane	   *lane = &MyTxnQueue->lanes[txn->lane];
 
 	if (txn->lane == TXN_LANE_LONG)
 		lane->rests_until = clock_now() + LONG_REST *
-			(answer->delivered ? clock_now() - txn->sent_at : OVERDUE);
+			(response->delivered ? clock_now() - txn->sent_at : OVERDUE);
 	dlist_delete(&txn->link);
 	if (txn->overdue)
 		lane->overdue--;
 	else
 		count_in_flight(txn, -1);
-	MyTxnQueue->answered(txn, answer);
+	MyTxnQueue->done(txn, response);
 }
 
 static void
@@ -673,7 +673,7 @@ static bool
 finish_building(TxnBuilder *b)
 {
 	static const LinkCallbacks callbacks = {.done = txn_ended};
-	EtcdAnswer	not_sent = {.error = "could not send a request"};
+	EtcdResponse not_sent = {.error = "could not send a request"};
 	Txn		   *txn = b->txn;
 
 	if (txn->nops == 0)

@@ -15,9 +15,9 @@
  * Called when a Txn is no longer in flight, with a response or without one.
  * The callback frees the Txn.
  */
-typedef void (*TxnAnswered) (Txn *txn, const EtcdAnswer *answer);
+typedef void (*TxnDone) (Txn *txn, const EtcdResponse *response);
 
-extern void txn_queue_create(TxnAnswered answered);
+extern void txn_queue_create(TxnDone done);
 
 extern void txn_queue_key(WorkerKey *key);
 extern void txn_queue_range(WorkerName *name);

@@ -4,7 +4,7 @@
  *	  Asking etcd who holds a lock that a session waits for.
  *
  * See session/wait_log.c.  The question is a flag in the hold and one in the
- * entry, the answer a text in LockProc; the lock of the entry's partition
+ * entry, the response a text in LockProc; the lock of the entry's partition
  * protects all of them.
  *
  *-------------------------------------------------------------------------
@@ -19,7 +19,7 @@
 #include "worker/wait_log_worker.h"
 
 /* A longer value is not one of ours; bytes. */
-#define MAX_ANSWER			(64 * 1024)
+#define MAX_RESPONSE			(64 * 1024)
 
 /*
  * Returns the mode of a session here that wants to know; false if there is
@@ -219,14 +219,14 @@ found(const EtcdTxnResult *txn, int i)
 }
 
 static void
-holder_done(void *arg, const EtcdAnswer *answer)
+holder_done(void *arg, const EtcdResponse *response)
 {
 	HolderQuestion *question = arg;
 	EtcdTxnResult txn;
 	EtcdError	error;
 
-	if (answer->delivered &&
-		etcd_response_txn(&answer->reply,
+	if (response->delivered &&
+		etcd_response_txn(&response->reply,
 						  &txn, &error))
 	{
 		answer_sessions(question, describe(question, found(&txn, 0), found(&txn, 1)));
@@ -242,7 +242,7 @@ void
 wait_log_worker_ask(const HolderQuestion *question)
 {
 	static const LinkCallbacks callbacks = {
-		.done = holder_done,.max_message = MAX_ANSWER
+		.done = holder_done,.max_message = MAX_RESPONSE
 	};
 	EtcdOp		ops[2] = {{.type = ETCD_OP_RANGE}, {.type = ETCD_OP_RANGE}};
 	EtcdTxn		txn = {.success = ops,.nsuccess = 1};

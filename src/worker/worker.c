@@ -62,7 +62,7 @@
 #include "worker/role_requests.h"
 #include "worker/serials.h"
 #include "worker/tick_lease.h"
-#include "worker/txn_answers.h"
+#include "worker/txn_response.h"
 #include "worker/txn_build.h"
 #include "worker/txn_queue.h"
 #include "worker/worker.h"
@@ -275,7 +275,7 @@ create_parts(void)
 	name_create();
 	role_requests_create();
 	txn_build_create();
-	txn_queue_create(txn_answers_done);
+	txn_queue_create(txn_response_done);
 	held_keys_create();
 	audit_create();
 	deadlock_post_create();

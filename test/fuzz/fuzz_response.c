@@ -41,7 +41,7 @@ static void
 is_refused(const EtcdError *err, const void *result, size_t size)
 {
 	check(is_zero(result, size));
-	check(err->code == ETCD_BAD_ANSWER && err->message[0] != '\0');
+	check(err->code == ETCD_BAD_RESPONSE && err->message[0] != '\0');
 	is_printable(err->message, sizeof(err->message));
 }
 

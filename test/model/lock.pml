@@ -3,7 +3,7 @@
  *	  Servers, their sessions, their keys, and etcd's queue.
  *
  * The model of src/shared/lock_table.c, lock_grant.c, lock_keys.c, lock_session.c,
- * names.c, name_queue.c, queue.c, txn_queue.c and txn_answers.c.  One step of the model is
+ * names.c, name_queue.c, queue.c, txn_queue.c and txn_response.c.  One step of the model is
  * what those do under one LWLock, or what etcd does in one Txn.  README.md tells
  * what is left out, and what NO_RULE_n removes.
  *

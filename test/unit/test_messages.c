@@ -497,7 +497,7 @@ test_damaged(Kind kind, const uint8_t *data, size_t len, const char *name)
 		if (decode(kind, data, i, &result, &err))
 			free_result(kind, &result);
 		else
-			clean = clean && err.code == ETCD_BAD_ANSWER && err.message[0] != '\0';
+			clean = clean && err.code == ETCD_BAD_RESPONSE && err.message[0] != '\0';
 		for (bit = 0; bit < 8; bit++)
 		{
 			memcpy(copy, data, len);
@@ -505,7 +505,7 @@ test_damaged(Kind kind, const uint8_t *data, size_t len, const char *name)
 			if (decode(kind, copy, len, &result, &err))
 				free_result(kind, &result);
 			else
-				clean = clean && err.code == ETCD_BAD_ANSWER && err.message[0] != '\0';
+				clean = clean && err.code == ETCD_BAD_RESPONSE && err.message[0] != '\0';
 		}
 	}
 	ok(clean, "%s cut and damaged", name);
@@ -602,7 +602,7 @@ test_bad(void)
 	{
 		bool		is_bad = !decode(bad[i].kind, bad[i].data, bad[i].len, &result, &err);
 
-		ok(is_bad && err.code == ETCD_BAD_ANSWER && err.message[0] != '\0', "%s", bad[i].why);
+		ok(is_bad && err.code == ETCD_BAD_RESPONSE && err.message[0] != '\0', "%s", bad[i].why);
 		if (!is_bad)
 			free_result(bad[i].kind, &result);
 		else if (bad[i].kind == TXN)

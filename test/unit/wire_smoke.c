@@ -107,7 +107,7 @@ static EtcdReply
 call(Channel *channel, EtcdMessage message)
 {
 	static Ended ended;
-	EtcdReply	reply = {ETCD_BAD_ANSWER, ended.text, NULL, 0};
+	EtcdReply	reply = {ETCD_BAD_RESPONSE, ended.text, NULL, 0};
 
 	free(ended.data);
 	memset(&ended, 0, sizeof(ended));

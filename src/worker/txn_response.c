@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * txn_answers.c
+ * txn_response.c
  *	  What the response to a Txn means for each of its operations.
  *
  * No response is thrown away: what etcd says wins over what the table
@@ -13,7 +13,7 @@
  */
 #include "postgres.h"
 
-#include "client/answer.h"
+#include "client/response.h"
 #include "client/link.h"
 #include "client/sqlstate.h"
 #include "mb/pg_wchar.h"
@@ -25,7 +25,7 @@
 #include "worker/recent_names.h"
 #include "worker/tick.h"
 #include "worker/tick_lease.h"
-#include "worker/txn_answers.h"
+#include "worker/txn_response.h"
 #include "worker/txn_build.h"
 #include "worker/txn_queue.h"
 
@@ -558,12 +558,12 @@ response_fits(const Txn *txn, const EtcdTxnResult *result)
 }
 
 static bool
-decode(const Txn *txn, const EtcdAnswer *answer, EtcdTxnResult *result,
+decode(const Txn *txn, const EtcdResponse *response, EtcdTxnResult *result,
 	   EtcdError *error)
 {
 	if (txn->is_single)
-		return etcd_response_single_range(&answer->reply, result, error);
-	return etcd_response_txn(&answer->reply,
+		return etcd_response_single_range(&response->reply, result, error);
+	return etcd_response_txn(&response->reply,
 							 result, error);
 }
 
@@ -581,7 +581,7 @@ has_tick(const Txn *txn)
 
 /* What an error of etcd says about the Txn. */
 static Outcome
-outcome_of_error(const Txn *txn, const EtcdAnswer *answer, const EtcdError *error)
+outcome_of_error(const Txn *txn, const EtcdResponse *response, const EtcdError *error)
 {
 	switch (error->code)
 	{
@@ -595,7 +595,7 @@ outcome_of_error(const Txn *txn, const EtcdAnswer *answer, const EtcdError *erro
 			return OUTCOME_NOT_SENT;
 
 		case ETCD_RESOURCE_EXHAUSTED:
-			if (answer_is_busy(error))
+			if (response_is_busy(error))
 				return OUTCOME_NOT_SENT;
 			link_status_note_no_space();
 			return OUTCOME_REFUSED;
@@ -612,7 +612,7 @@ outcome_of_error(const Txn *txn, const EtcdAnswer *answer, const EtcdError *erro
 
 		default:
 			/* not to be repeated without a pause */
-			link_bad_answer(answer, error->message);
+			link_bad_response(response, error->message);
 			return OUTCOME_UNKNOWN;
 	}
 }
@@ -622,32 +622,32 @@ outcome_of_error(const Txn *txn, const EtcdAnswer *answer, const EtcdError *erro
  * *error.
  */
 static bool
-read_response(const Txn *txn, const EtcdAnswer *answer, EtcdTxnResult *result,
+read_response(const Txn *txn, const EtcdResponse *response, EtcdTxnResult *result,
 			  Outcome *outcome, EtcdError *error)
 {
 	*outcome = OUTCOME_UNKNOWN;
-	if (answer->too_long)
+	if (response->too_long)
 	{
 		*outcome = OUTCOME_TOO_LONG;
-		error->code = ETCD_BAD_ANSWER;
-		strlcpy(error->message, answer->error, sizeof(error->message));
+		error->code = ETCD_BAD_RESPONSE;
+		strlcpy(error->message, response->error, sizeof(error->message));
 		return false;
 	}
-	if (!answer->delivered)
+	if (!response->delivered)
 	{
-		if (!answer->ambiguous)
+		if (!response->ambiguous)
 			*outcome = OUTCOME_NOT_SENT;
 		return false;
 	}
-	if (!decode(txn, answer, result, error))
+	if (!decode(txn, response, result, error))
 	{
-		*outcome = outcome_of_error(txn, answer, error);
+		*outcome = outcome_of_error(txn, response, error);
 		return false;
 	}
 	if (!response_fits(txn, result))
 	{
 		etcd_response_free_txn(result);
-		link_bad_answer(answer, "unexpected response from etcd");
+		link_bad_response(response, "unexpected response from etcd");
 		return false;
 	}
 	return true;
@@ -687,7 +687,7 @@ release_names(Txn *txn)
 }
 
 void
-txn_answers_done(Txn *txn, const EtcdAnswer *answer)
+txn_response_done(Txn *txn, const EtcdResponse *response)
 {
 	EtcdTxnResult result;
 	EtcdError	error = {0};
@@ -695,9 +695,9 @@ txn_answers_done(Txn *txn, const EtcdAnswer *answer)
 	bool		done;
 
 	note_landed(txn);
-	done = read_response(txn, answer, &result, &outcome, &error);
+	done = read_response(txn, response, &result, &outcome, &error);
 	if (done && txn->epoch == deadline_epoch(&lock_shared->deadline))
-		lease_saw_header(answer, &result.header);
+		lease_saw_header(response, &result.header);
 	if (done && txn->nops == 1 && txn->is_read &&
 		txn->ops[0].name != NULL)
 		recent_name_note_oversized(txn->ops[0].name->entry, false);

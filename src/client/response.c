@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
- * answer.c
+ * response.c
  *	  How a call ended: etcd's response, or why there is none.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "client/answer.h"
+#include "client/response.h"
 #include "client/auth.h"
 
 /* Servers other than etcd may send back what they were sent. */
@@ -19,24 +19,24 @@ censor(const char *text)
 }
 
 void
-answer_set(EtcdAnswer *answer, const GrpcReply *reply)
+response_set(EtcdResponse *response, const GrpcReply *reply)
 {
-	memset(answer, 0, sizeof(*answer));
-	answer->delivered = reply->delivered;
+	memset(response, 0, sizeof(*response));
+	response->delivered = reply->delivered;
 	if (reply->delivered)
 	{
 		censor(reply->message);
-		answer->reply.status = reply->status == GRPC_NO_STATUS ?
-			ETCD_BAD_ANSWER : reply->status;
-		answer->reply.message = reply->message;
-		answer->reply.data = reply->data;
-		answer->reply.len = reply->len;
+		response->reply.status = reply->status == GRPC_NO_STATUS ?
+			ETCD_BAD_RESPONSE : reply->status;
+		response->reply.message = reply->message;
+		response->reply.data = reply->data;
+		response->reply.len = reply->len;
 		return;
 	}
-	strlcpy(answer->error, reply->error, sizeof(answer->error));
-	censor(answer->error);
-	answer->ambiguous = reply->ambiguous;
-	answer->too_long = reply->too_long;
+	strlcpy(response->error, reply->error, sizeof(response->error));
+	censor(response->error);
+	response->ambiguous = reply->ambiguous;
+	response->too_long = reply->too_long;
 }
 
 /*
@@ -44,7 +44,7 @@ answer_set(EtcdAnswer *answer, const GrpcReply *reply)
  * something is broken.
  */
 bool
-answer_is_unwell(const EtcdError *error)
+response_is_unwell(const EtcdError *error)
 {
 	switch (error->code)
 	{
@@ -61,7 +61,7 @@ answer_is_unwell(const EtcdError *error)
 }
 
 bool
-answer_is_busy(const EtcdError *error)
+response_is_busy(const EtcdError *error)
 {
 	return error->code == ETCD_RESOURCE_EXHAUSTED &&
 		strstr(error->message, "too many requests") != NULL;
