@@ -1,5 +1,5 @@
 # Every query of doc/monitoring.md runs, as a member of pg_monitor, and shows what the
-# document says.
+# document says; those of doc/operations.md run as a superuser.
 
 use strict;
 use warnings;
@@ -107,6 +107,26 @@ foreach my $block (grep { $_->{text} !~ /etcd_lock_queue|CREATE ROLE/ } @sql)
 }
 $etcd->resume;
 
+# What an operator does: break the lock of the sharer, and reset fences.
+my %operations = (
+	'Breaking a lock' => [ sub { }, qr/^here\|$pid{sharer}\|[^|]+\|t$/ ],
+	'Restoring or rebuilding etcd' => [
+		sub { $here->safe_psql('postgres', "SELECT etcd_lock_fence('/fenced', 7)") },
+		qr/^\/fenced\|7\|t$/
+	]);
+my $operator = session($here);
+foreach my $block (grep { ($_->{info}[0] // '') eq 'sql' }
+	EtcdLockTest::Markdown::blocks(slurp_file("$doc/operations.md")))
+{
+	my ($prepare, $pattern) = @{ delete $operations{ $block->{section} } // [ sub { }, qr/unknown/ ] };
+	my $name = "operations.md, $block->{section} (line $block->{line})";
+	$prepare->();
+	my $result = $operator->try($block->{text});
+	is($result->{sqlstate}, '', "$name: runs") or diag($result->{err});
+	like($result->{out}, $pattern, $name);
+}
+is_deeply([ sort keys %operations ], [], 'no query of operations.md is missing');
+
 # Alerts ask for metrics that the exporter's queries bring.
 my %metric;
 my $namespace;
@@ -135,5 +155,5 @@ foreach my $next ($far, $one, $other, $two)
 $sharer->query('SELECT etcd_unlock_all()');
 $three->result;
 is_left_clean($etcd, $here, $there);
-$_->quit foreach $far, $other, $one, $two, $three, $sharer, $monitor;
+$_->quit foreach $far, $other, $one, $two, $three, $sharer, $monitor, $operator;
 finish($etcd, $here, $there);
