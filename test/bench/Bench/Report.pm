@@ -225,7 +225,7 @@ sub title
 	my ($results, $what) = @_;
 	my ($id) = split ' ', $what;
 	my %short = (
-		put => 'raw put', range => 'raw range', waiters_1 => '1 waiter');
+		put => 'raw put', late_put => 'raw put after a pause', range => 'raw range', waiters_1 => '1 waiter');
 	return $short{$id} //
 	  ( $id =~ /^go/ ? 'Go'
 		: $id =~ /^advisory/ ? '`pg_advisory_lock`'

@@ -4,9 +4,10 @@
  *	  What etcd costs by gRPC without PostgreSQL, over one connection for each
  *	  client: the extension's own network code and nothing else.
  *
- *		wire put|range|v3lock ENDPOINT SECONDS [CLIENTS]
+ *		wire put|late_put|range|v3lock ENDPOINT SECONDS [CLIENTS]
  *
- * Each client has one request in flight at a time.  "range" is linearizable.
+ * Each client has one request in flight at a time.  A "late_put" comes 10 to 15 ms after
+ * the last one, in which nothing happened.  "range" is linearizable.
  * "v3lock" is etcd's lock service, the lock and the unlock.
  *
  *-------------------------------------------------------------------------
@@ -133,7 +134,9 @@ next(Client *client)
 		running--;
 		return;
 	}
-	if (strcmp(work, "put") == 0)
+	if (strcmp(work, "late_put") == 0)
+		usleep((useconds_t) (10000 + random() % 5000));
+	if (strcmp(work, "put") == 0 || strcmp(work, "late_put") == 0)
 		call_put(client);
 	else if (strcmp(work, "range") == 0)
 		call_range(client);
@@ -237,7 +240,7 @@ main(int argc, char **argv)
 	int			i;
 
 	if (argc < 4)
-		fail("usage: wire put|range|v3lock ENDPOINT SECONDS [CLIENTS]");
+		fail("usage: wire put|late_put|range|v3lock ENDPOINT SECONDS [CLIENTS]");
 	work = argv[1];
 	n = argc > 4 ? atoi(argv[4]) : 1;
 	if (n < 1 || n > MAX_CLIENTS)

@@ -22,6 +22,12 @@ sub rows
 			run => sub { wire('put', 64, @_) },
 		},
 		{
+			id => 'late_put',
+			group => 'floor',
+			title => 'raw put, 10 to 15 ms after the last one',
+			run => sub { wire('late_put', 1, @_) },
+		},
+		{
 			id => 'range',
 			group => 'floor',
 			title => 'linearizable range by gRPC',
