@@ -31,7 +31,7 @@ StaticAssertDecl((LOCK_PARTITIONS & (LOCK_PARTITIONS - 1)) == 0,
 
 /*
  * Twice the last gap, within these bounds; microseconds.  After a gap that was longer than
- * the second one, the others would wait in vain for it to end.
+ * the second one, the others would wait for nothing.
  */
 #define MIN_GAP				INT64CONST(200)
 #define MAX_GAP				INT64CONST(3000)
