@@ -14,7 +14,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* How often it is looked; where locks are not crossed, cycles are few, but there are some. */
 #define SAMPLE			(10 * SIM_MS)
+#define SAMPLE_ORDERED	(50 * SIM_MS)
 
 /*
  * Whoever is ended was in a cycle so long ago at most: the second round takes no longer.
@@ -240,7 +242,7 @@ sample(void *arg)
 	(void) arg;
 	note_cycles();
 	check_duration();
-	sim_at(sim_now() + SAMPLE, sample, NULL);
+	sim_at(sim_now() + (sim_plan.crossed ? SAMPLE : SAMPLE_ORDERED), sample, NULL);
 }
 
 void
@@ -252,7 +254,7 @@ sim_deadlock_start(void)
 	stride = 1 + sim_plan.nsessions;
 	nnodes = sim_plan.nservers * stride;
 	if (sim_plan.crossed)
-		sim_at(sim_now() + SAMPLE, sample, NULL);
+		sim_at(sim_now() + (sim_plan.crossed ? SAMPLE : SAMPLE_ORDERED), sample, NULL);
 }
 
 /* Who is in the same cycle as this one?  Nobody, if several cycles meet. */
