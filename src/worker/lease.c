@@ -99,6 +99,9 @@ struct Lease
 	bool		reading;		/* messages below the sentinel, apart from the
 								 * watch; */
 	bool		too_many_messages;	/* the last time there were */
+	int64		missed;			/* highest revision read that the watch is to
+								 * show, too; */
+	int64		shown;			/* and highest one that it has shown */
 
 	/* What was logged within the last minute. */
 	struct
@@ -778,11 +781,28 @@ messages_read(void *arg, const EtcdResponse *response)
 		!etcd_response_range(&response->reply, &result, &error))
 		return;
 	for (int i = 0; i < result.range.nkvs; i++)
-		MyLease->callbacks.message(&result.range.kvs[i]);
+	{
+		const EtcdKeyValue *kv = &result.range.kvs[i];
+
+		if (watch_covers(MyLease->sentinel_watch, kv->mod_revision - 1))
+			MyLease->missed = Max(MyLease->missed, kv->mod_revision);
+		MyLease->callbacks.message(kv);
+	}
 	etcd_response_free_range(&result);
 }
 
-/* Those that the watch may have missed. */
+static void
+close_sentinel_watch(void)
+{
+	if (MyLease->sentinel_watch != NULL)
+		watch_close(MyLease->sentinel_watch);
+	MyLease->sentinel_watch = NULL;
+}
+
+/*
+ * Those that the watch may have missed.  If it has still not shown those that were read
+ * the last time, it has stalled, and another one is opened.
+ */
 bool
 lease_read_messages(void)
 {
@@ -795,6 +815,8 @@ lease_read_messages(void)
 		return true;
 	if (MyLease->too_many_messages)
 		return false;
+	if (MyLease->missed > MyLease->shown)
+		close_sentinel_watch();
 	op.range.key = start;
 	op.range.key_len = snprintf(start, sizeof(start), "%s/", lock_shared->sentinel_key);
 	op.range.end = end;
@@ -825,6 +847,7 @@ lease_hurry(void)
 static void
 sentinel_deleted(void *arg, const char *key, size_t key_len, int64 mod_revision)
 {
+	MyLease->shown = mod_revision;
 	if (MyLease->state == LEASE_ALIVE && mod_revision > lock_shared->sentinel_revision &&
 		strcmp(key, lock_shared->sentinel_key) == 0)
 		lease_hurry();
@@ -834,6 +857,7 @@ sentinel_deleted(void *arg, const char *key, size_t key_len, int64 mod_revision)
 static void
 sentinel_put(void *arg, const EtcdKeyValue *kv)
 {
+	MyLease->shown = kv->mod_revision;
 	if (MyLease->state == LEASE_ALIVE)
 		MyLease->callbacks.message(kv);
 }
@@ -864,10 +888,7 @@ watch_sentinel(void)
 
 	if (MyLease->sentinel_watch != NULL &&
 		(MyLease->state != LEASE_ALIVE || !watch_is_current(MyLease->sentinel_watch)))
-	{
-		watch_close(MyLease->sentinel_watch);
-		MyLease->sentinel_watch = NULL;
-	}
+		close_sentinel_watch();
 	if (MyLease->sentinel_watch != NULL || MyLease->state != LEASE_ALIVE ||
 		clock_now() < MyLease->watch_not_before || !link_ready())
 		return;
@@ -875,6 +896,7 @@ watch_sentinel(void)
 	range.key_len = strlen(lock_shared->sentinel_key);
 	range.end = end;
 	range.end_len = key_layout_sentinel_end(end, lock_shared->sentinel_key);
+	MyLease->missed = MyLease->shown = 0;
 	MyLease->sentinel_watch = watch_open(&range, &callbacks, NULL);
 }
 
