@@ -25,6 +25,7 @@
 #define MAX_BROKEN	64
 #define MAX_COMMIT	16
 #define MARKED		(UINT32_C(1) << 31)
+#define SENTINEL	".etcd_lock/server/"
 
 /*
  * When etcd has gone back in time, or somebody deletes a key of ours, nobody can
@@ -101,6 +102,7 @@ static int	ngrants[SIM_MAX_NAMES];
 static Tick ticks[MAX_TICKS];
 static int	nticks;
 static Doubt doubts[SIM_MAX_SERVERS + 1][SIM_MAX_NAMES];
+static int64_t sentinel_deleted_at[SIM_MAX_SERVERS + 1];	/* by hand; 0: never */
 static int64_t restored_at;
 static Broken broken[MAX_BROKEN];
 static int	nbroken;
@@ -160,6 +162,7 @@ sim_checks_start(void)
 	memset(ngrants, 0, sizeof(ngrants));
 	nticks = 0;
 	memset(doubts, 0, sizeof(doubts));
+	memset(sentinel_deleted_at, 0, sizeof(sentinel_deleted_at));
 	restored_at = 0;
 	nbroken = 0;
 	nbreaking = 0;
@@ -201,6 +204,18 @@ in_doubt(const Note *note)
 		sim_now() < restored_at + GRACE(sim_plan.lease_ttl))
 		return true;
 	return sim_now() < doubt->until && note->revision <= doubt->revision;
+}
+
+/*
+ * Without its sentinel, a server gives up its lease at once, though sessions are committing:
+ * the margin is for the deadline only.
+ */
+static bool
+gives_up_at_once(const SimProc *proc)
+{
+	int64_t		at = sentinel_deleted_at[proc->server->number];
+
+	return at != 0 && sim_now() < at + GRACE(sim_plan.lease_ttl);
 }
 
 static void
@@ -248,6 +263,9 @@ sim_check_deletes(int by, const char *key, size_t len, bool whole_lease)
 	}
 	if (lease == 0 || owner_of(lease) == by || owner_of(lease) == 0)
 		return;
+	if (strncmp(key, SENTINEL, strlen(SENTINEL)) == 0 &&
+		memchr(key + strlen(SENTINEL), '/', len - strlen(SENTINEL)) == NULL)
+		sentinel_deleted_at[owner_of(lease)] = sim_now();
 	for (int i = 0; i < sim_etcd_nkeys(etcd); i++)
 	{
 		if (sim_etcd_key(etcd, i, &kv) && kv.lease == lease && name_of_key(kv.key, kv.key_len) >= 0 &&
@@ -348,6 +366,7 @@ sim_check_committed(SimProc *proc)
 	Commit	   *commit = &commits[proc->server->number - 1][proc->procno];
 	bool		stands_still = (sim_plan.faults & FAULT_CLOCK) ||
 		((sim_plan.faults & FAULT_PAUSE) && sim_plan.pause_long);
+	bool		excused = stands_still || gives_up_at_once(proc);
 
 	if (commit->n > 0 && commit->absent && sim_plan.commit_guard == 2)
 		sim_violation("%s has committed a change, though etcd had no key for its lock",
@@ -359,7 +378,7 @@ sim_check_committed(SimProc *proc)
 		for (int i = 0; i < nnotes; i++)
 		{
 			if (in_conflict(note, &notes[i]) && believes(&notes[i]) && !believes(note) &&
-				!stands_still && !in_doubt(note) && !in_doubt(&notes[i]) && !is_breaking(note))
+				!excused && !in_doubt(note) && !in_doubt(&notes[i]) && !is_breaking(note))
 				sim_violation("%s has committed a change when %s had \"%s\" already",
 							  sim_proc_name(proc), sim_proc_name(notes[i].proc),
 							  sim_names[note->name]);
@@ -849,8 +868,8 @@ sim_check_end(void)
 		if (!sim_etcd_key(sim_cluster_state(), i, &kv) ||
 			strncmp(kv.key, ".etcd_lock/tick", 15) == 0 ||
 			strncmp(kv.key, ".etcd_lock/primary/", 19) == 0 ||
-			(strncmp(kv.key, ".etcd_lock/server/", 18) == 0 &&
-			 strchr(kv.key + 18, '/') == NULL))
+			(strncmp(kv.key, SENTINEL, strlen(SENTINEL)) == 0 &&
+			 strchr(kv.key + strlen(SENTINEL), '/') == NULL))
 			continue;
 		sim_violation("left over in etcd: %s of revision %" PRId64, kv.key, kv.create_revision);
 	}

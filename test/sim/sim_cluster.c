@@ -107,6 +107,7 @@ static int64_t leaderless_since;
 static int64_t election_takes;
 static int64_t restored_at;
 static bool parted[SIM_MAX_SERVERS + 1][SIM_MAX_MEMBERS];
+static int64_t slow_by[SIM_MAX_SERVERS + 1];
 static SimCall *calls;
 static SimCall *watches;
 static uint64_t next_call;
@@ -509,7 +510,7 @@ static void
 send_back(SimCall *call, SimAnswer *answer, bool message, SimNetEvent end)
 {
 	Delivery   *delivery = calloc(1, sizeof(Delivery));
-	int64_t		at = sim_now() + network_delay();
+	int64_t		at = sim_now() + network_delay() + slow_by[call->server];
 	int64_t    *last = call->stream > 0 ? &streams[call->stream - 1].last_delivery :
 		&call->last_delivery;
 
@@ -1137,7 +1138,7 @@ send_again(void *arg)
 static int64_t
 arrival_delay(const SimCall *call)
 {
-	int64_t		at = sim_now() + network_delay();
+	int64_t		at = sim_now() + network_delay() + slow_by[call->server];
 
 	if (call->stream > 0)
 	{
@@ -1290,6 +1291,14 @@ sim_net_part(int server, int member, bool value)
 }
 
 void
+sim_net_slow(int server, int64_t by)
+{
+	if (slow_by[server] != by)
+		sim_trace("== server %d's network takes %.3f ms more each way", server, (double) by / 1000);
+	slow_by[server] = by;
+}
+
+void
 sim_cluster_move_leader(void)
 {
 	if (!has_leader() || nmembers < 3)
@@ -1407,6 +1416,7 @@ sim_cluster_start(int n)
 	watches = NULL;
 	memset(members, 0, sizeof(members));
 	memset(parted, 0, sizeof(parted));
+	memset(slow_by, 0, sizeof(slow_by));
 	memset(&sim_net_counts, 0, sizeof(sim_net_counts));
 	endpoints[0] = '\0';
 	for (int i = 0; i < n; i++)

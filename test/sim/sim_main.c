@@ -20,7 +20,7 @@
 static const char *const fault_names[SIM_NFAULTS] = {
 	"network", "partition", "members", "pause", "worker", "crash", "cancel",
 	"clock", "restore", "hand", "space", "watches",
-	"auth", "break", "shutdown"
+	"auth", "break", "shutdown", "slow"
 };
 
 static double
@@ -87,6 +87,8 @@ typedef struct Options
 	int			faults;			/* -1: by seed */
 	int			max_faults;
 	int			crossed;		/* -1: by seed */
+	int			modes;			/* likewise */
+	int			lease_ttl;
 	bool		fair;
 } Options;
 
@@ -112,6 +114,10 @@ make_plan(SimPlan *plan, uint64_t seed, const Options *options)
 	plan->max_faults = options->max_faults;
 	if (options->crossed >= 0)
 		plan->crossed = options->crossed != 0;
+	if (options->modes >= 0)
+		plan->modes = options->modes != 0;
+	if (options->lease_ttl > 0)
+		plan->lease_ttl = options->lease_ttl;
 }
 
 /* What a run has come to; it is made in a process of its own, which may crash. */
@@ -166,10 +172,11 @@ plan_text(const SimPlan *plan)
 	static char text[512];
 
 	snprintf(text, sizeof(text), "--seed %" PRIu64 " --seconds %" PRId64
-			 " --servers %d --sessions %d --names %d --foreign %d --faults %s --max-faults %d --crossed %d",
+			 " --servers %d --sessions %d --names %d --foreign %d --faults %s --max-faults %d --crossed %d"
+			 " --modes %d --lease-ttl %d",
 			 plan->seed, plan->seconds, plan->nservers, plan->nsessions, plan->nnames,
 			 plan->nforeign, faults_text(plan->faults), plan->max_faults,
-			 plan->crossed);
+			 plan->crossed, plan->modes, plan->lease_ttl);
 	return text;
 }
 
@@ -259,7 +266,9 @@ usage(void)
 			"  --servers N --sessions N --names N --foreign N --faults LIST --max-faults N\n"
 			"                  instead of what the seed says; the faults are all, none, or of\n"
 			"                  %s\n"
-			"  --crossed 0|1   likewise: locks are taken in any order, and deadlocks arise\n",
+			"  --crossed 0|1   likewise: locks are taken in any order, and deadlocks arise\n"
+			"  --modes 0|1     likewise: sessions take both modes of a lock\n"
+			"  --lease-ttl N   likewise\n",
 			faults_text(SIM_ALL_FAULTS));
 	exit(2);
 }
@@ -280,13 +289,16 @@ main(int argc, char **argv)
 		{"faults", required_argument, NULL, 5},
 		{"max-faults", required_argument, NULL, 6},
 		{"crossed", required_argument, NULL, 7},
+		{"modes", required_argument, NULL, 8},
+		{"lease-ttl", required_argument, NULL, 9},
 		{"quiet", no_argument, NULL, 'q'},
 		{"minimise", no_argument, NULL, 'm'},
 		{"until-found", no_argument, NULL, 'u'},
 		{"fair", no_argument, NULL, 'f'},
 		{NULL, 0, NULL, 0}
 	};
-	Options		options = {.seconds = -1,.nforeign = -1,.faults = -1,.max_faults = -1,.crossed = -1};
+	Options		options = {.seconds = -1,.nforeign = -1,.faults = -1,.max_faults = -1,.crossed = -1,
+	.modes = -1};
 	uint64_t	seed = (uint64_t) time(NULL) * 1000;
 	int64_t		runs = 1;
 	double		limit = 0;
@@ -353,6 +365,12 @@ main(int argc, char **argv)
 				break;
 			case 7:
 				options.crossed = atoi(optarg);
+				break;
+			case 8:
+				options.modes = atoi(optarg);
+				break;
+			case 9:
+				options.lease_ttl = atoi(optarg);
 				break;
 			default:
 				usage();

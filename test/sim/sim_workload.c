@@ -339,6 +339,22 @@ prepared_transaction(SimProc *proc)
 	statement(proc, proc->image->commit_prepared, "commit prepared");
 }
 
+/* No lock of the session's is left. */
+static void
+discard_all(SimProc *proc)
+{
+	SimResult	result;
+
+	begin_doing(proc, "discard all", NULL);
+	proc->image->discard_all(&result);
+	end_doing(proc, &result);
+	for (int name = 0; result.ok && name < SIM_MAX_NAMES; name++)
+	{
+		if (sim_check_holds(proc, name, true) || sim_check_holds(proc, name, false))
+			sim_violation("%s has \"%s\" behind DISCARD ALL", sim_proc_name(proc), sim_names[name]);
+	}
+}
+
 /* A lock of the session's, with transactions under it. */
 static void
 session_lock(SimProc *proc)
@@ -375,7 +391,7 @@ session_lock(SimProc *proc)
 		if (doing_of(proc)->leaves)
 			return;
 		if (one_in(4))
-			statement(proc, proc->image->discard_all, "discard all");
+			discard_all(proc);
 		else if (one_in(3))
 			(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 		else
@@ -596,6 +612,43 @@ crossed(SimProc *proc)
 	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 }
 
+/*
+ * Shares what it has alone, shares it only, and wants it alone again: in a transaction
+ * that has changed something by then, or outside of one.
+ */
+static void
+both_modes(SimProc *proc)
+{
+	int			name = pick(sim_plan.nnames);
+	SimCommand	none = {0};
+	SimResult	result;
+
+	if (one_in(3))
+		proc->image->set_lock_timeout(50 + pick(1000));
+	if (one_in(2))
+		statement(proc, proc->image->begin, "begin");
+	if (acquire(proc, name, true, true, false, 0) && acquire(proc, name, false, true, false, 0))
+	{
+		do_something(proc);
+		if (one_in(3))
+			think(proc, one_in(3) ? SIM_SECOND : 50 * SIM_MS);
+		(void) call(proc, "etcd_lock_sql_unlock", name, none, &result);
+		think(proc, one_in(4) ? 300 * SIM_MS : 5 * SIM_MS);
+		if (one_in(2))
+			(void) acquire(proc, name, true, true, one_in(3), some_wait());
+		if (one_in(2))
+			do_something(proc);
+		if (one_in(3))
+			(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
+	}
+	proc->image->set_lock_timeout(0);
+	if (proc->image->in_transaction() && !one_in(4))
+		commit(proc);
+	if (proc->image->in_transaction())
+		statement(proc, proc->image->rollback, "rollback");
+	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
+}
+
 static uint64_t grants_of[SIM_MAX_SERVERS];
 
 void
@@ -635,9 +688,12 @@ sim_session_body(SimProc *proc)
 	{
 		if (sim_faults_on && (sim_plan.faults & FAULT_BREAK) && one_in(20))
 			break_lock(proc);
-		if (sim_plan.crossed && one_in(2))
+		if ((sim_plan.crossed && one_in(2)) || (sim_plan.modes && one_in(3)))
 		{
-			crossed(proc);
+			if (sim_plan.modes && (!sim_plan.crossed || one_in(3)))
+				both_modes(proc);
+			else
+				crossed(proc);
 			doing_of(proc)->leaves |= one_in(200);
 			think(proc, one_in(20) ? 500 * SIM_MS : 10 * SIM_MS);
 			continue;

@@ -31,6 +31,7 @@ bool		sim_work_over;
 static int64_t began_at;
 static int	faults_left;		/* -1: no limit */
 static bool nospace;
+static int64_t slow_not_before;
 
 /* ----------------------------------------------------------------
  *		What the servers' processes call
@@ -354,6 +355,33 @@ cut_off_later(void *arg)
 	}
 }
 
+/*
+ * So slow that keepalives are still answered in time; and then, as a rule, nothing gets
+ * through any more.  The other servers are well, and may get what it has.
+ */
+static void
+no_longer_slow(void *arg)
+{
+	if (!sim_faults_on)
+		return;
+	if (below(4) != 0)
+		cut_off_later(arg);
+	sim_net_slow((int) (intptr_t) arg, 0);
+}
+
+static void
+slow_down(void)
+{
+	int			server = 1 + below(sim_nservers);
+	int64_t		ttl = sim_plan.lease_ttl * SIM_SECOND;
+
+	if (sim_now() < slow_not_before)
+		return;
+	slow_not_before = sim_now() + 4 * ttl;
+	sim_net_slow(server, random_between(ttl / 40, ttl / 10));
+	sim_at(sim_now() + random_between(SIM_MS, ttl), no_longer_slow, (void *) (intptr_t) server);
+}
+
 static void
 stale_answers(void)
 {
@@ -641,7 +669,8 @@ one_fault(void)
 		{FAULT_HAND, interfere_by_hand},
 		{FAULT_SPACE, run_out_of_space},
 		{FAULT_AUTH, trouble_with_rights},
-		{FAULT_SHUTDOWN, shut_down}
+		{FAULT_SHUTDOWN, shut_down},
+		{FAULT_SLOW, slow_down}
 	};
 	int			enabled[SIM_NFAULTS];
 	int			n = 0;
@@ -710,6 +739,7 @@ end_faults(void)
 	let_in_again(NULL);
 	for (int s = 0; s < sim_nservers; s++)
 	{
+		sim_net_slow(sim_servers[s].number, 0);
 		sim_servers[s].frozen_until = 0;
 		for (int p = 0; p < sim_servers[s].nprocs; p++)
 			sim_servers[s].procs[p].frozen_until = 0;
@@ -726,6 +756,7 @@ void
 sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 {
 	SimRandom	r = {seed ^ UINT64_C(0x5EED)};
+	SimRandom	later = {seed ^ UINT64_C(0x1A7E)};	/* what was added later */
 
 	memset(plan, 0, sizeof(*plan));
 	plan->seed = seed;
@@ -735,7 +766,7 @@ sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 	plan->nnames = (int) sim_random_between(&r, 1, 7);
 	plan->nmembers = sim_random_one_in(&r, 3) ? 1 : 3;
 	plan->nforeign = sim_random_one_in(&r, 2) ? 0 : (int) sim_random_between(&r, 1, 2);
-	for (int i = 0; i < SIM_NFAULTS; i++)
+	for (int i = 0; (1 << i) < FAULT_SLOW; i++)
 	{
 		/* what ends much of the rest is rarer */
 		int			rare = (1 << i) & (FAULT_RESTORE | FAULT_HAND | FAULT_SPACE | FAULT_AUTH |
@@ -764,6 +795,9 @@ sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 	if (sim_random_one_in(&r, 4))
 		plan->fault_every = (int) sim_random_between(&r, 10, 100);
 	plan->crossed = sim_random_one_in(&r, 3);
+	plan->modes = sim_random_one_in(&later, 4);
+	if (plan->faults != 0 && sim_random_one_in(&later, 6))
+		plan->faults |= FAULT_SLOW;
 }
 
 /* The settings' defaults, and nothing fails. */
@@ -903,6 +937,7 @@ sim_run(const SimPlan *plan)
 	sim_work_over = false;
 	sim_faults_over_at = 0;
 	nospace = false;
+	slow_not_before = 0;
 	faults_left = plan->max_faults;
 	checks_at = 0;
 	sim_net_delay = plan->net_delay;

@@ -33,10 +33,11 @@ typedef enum SimFault
 	FAULT_WATCHES = 1 << 11,	/* watches stall or are cancelled */
 	FAULT_AUTH = 1 << 12,		/* tokens are forgotten, logins and keys refused */
 	FAULT_BREAK = 1 << 13,		/* etcd_lock_break() */
-	FAULT_SHUTDOWN = 1 << 14	/* servers are shut down and started again */
+	FAULT_SHUTDOWN = 1 << 14,	/* servers are shut down and started again */
+	FAULT_SLOW = 1 << 15		/* a server's network is slow, and then cut off */
 } SimFault;
 
-#define SIM_NFAULTS			15
+#define SIM_NFAULTS			16
 #define SIM_ALL_FAULTS		((1 << SIM_NFAULTS) - 1)
 
 typedef struct SimPlan
@@ -66,6 +67,7 @@ typedef struct SimPlan
 	int			net_delay;		/* microseconds, at most, as a rule */
 	bool		crossed;		/* sessions take locks and rows in any order,
 								 * and wait for them without end */
+	bool		modes;			/* sessions take both modes of a lock, in any order */
 	bool		fair;			/* all sessions want one name, again and again */
 } SimPlan;
 
