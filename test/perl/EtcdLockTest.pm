@@ -45,6 +45,7 @@ our @EXPORT = qw(
   start_server
   start_servers
   wait_until
+  wait_until_blocked
   wait_until_locks_work
   wait_until_waiting
   worker_pid
@@ -275,7 +276,28 @@ session of its server or for another server.
 
 sub wait_until_waiting
 {
-	my @sessions = @_;
+	return wait_until_each_has(
+		'SELECT 1 FROM etcd_locks WHERE pid = %s AND NOT granted AND NOT lost', @_);
+}
+
+=item wait_until_blocked($session...)
+
+The same for a lock of any kind: a row's or a table's, too.
+
+=cut
+
+sub wait_until_blocked
+{
+	return wait_until_each_has(<<'SQL', @_);
+SELECT 1 FROM etcd_locks WHERE pid = %1$s AND NOT granted AND NOT lost
+UNION ALL SELECT 1 FROM pg_locks WHERE pid = %1$s AND NOT granted LIMIT 1
+SQL
+}
+
+# Wait until the query returns something for the process of each session (%s).
+sub wait_until_each_has
+{
+	my ($query, @sessions) = @_;
 	foreach my $session (@sessions)
 	{
 		my $pid = $session->pid;
@@ -285,8 +307,7 @@ sub wait_until_waiting
 				die "backend $pid does not wait: $session->{stdout}"
 				  . $session->{stderr}
 				  if $session->done;
-				return $session->{node}->safe_psql('postgres',
-					"SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted AND NOT lost");
+				return $session->{node}->safe_psql('postgres', sprintf($query, $pid));
 			});
 	}
 	return;

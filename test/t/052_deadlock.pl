@@ -39,23 +39,6 @@ sub counted
 		  @_ ? @_ : (@node, $standby));
 }
 
-# Until the statement waits, for whatever lock.
-sub waits
-{
-	my ($session) = @_;
-	my $pid = $session->pid;
-	wait_until(
-		"backend $pid waits",
-		sub {
-			die "backend $pid does not wait" if $session->done;
-			return $session->{node}->safe_psql('postgres', <<"SQL");
-SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted AND NOT lost
-UNION ALL SELECT 1 FROM pg_locks WHERE pid = $pid AND NOT granted LIMIT 1
-SQL
-		});
-	return;
-}
-
 # What the sessions have first, then what each waits for: in this order, so that the last
 # wait closes the cycle.  Just one is ended, the one that asked etcd last unless told
 # otherwise; whoever comes out releases what it has, and so all do.  Returns the victim's
@@ -69,7 +52,7 @@ sub is_broken
 	{
 		my ($session, $sql) = @$wait;
 		$session->send($sql);
-		waits($session) unless $wait == $waits->[-1];
+		wait_until_blocked($session) unless $wait == $waits->[-1];
 	}
 	my $begin = time;
 	my %left = map { $_->[0]->pid => $_->[0] } @$waits;

@@ -40,22 +40,6 @@ sub deadlocks
 	return sum0(map { $_->safe_psql('postgres', 'SELECT deadlocks FROM etcd_lock_stats') } $a, $b, $c);
 }
 
-sub waits
-{
-	my ($session) = @_;
-	my $pid = $session->pid;
-	wait_until(
-		"backend $pid waits",
-		sub {
-			die "backend $pid does not wait" if $session->done;
-			return $session->{node}->safe_psql('postgres', <<"SQL");
-SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted AND NOT lost
-UNION ALL SELECT 1 FROM pg_locks WHERE pid = $pid AND NOT granted LIMIT 1
-SQL
-		});
-	return;
-}
-
 sub release
 {
 	$_->query('ROLLBACK; SELECT etcd_unlock_all()') foreach @_;
@@ -72,7 +56,7 @@ sub messages
 $on_a->query("SELECT etcd_lock('/1')");
 $on_b->query("SELECT etcd_lock('/2')");
 $on_b->send("SELECT etcd_lock('/1')");
-waits($on_b);
+wait_until_blocked($on_b);
 $on_c->send("SELECT etcd_lock('/2')");
 sleep 5 * $timeout;
 ok(!$on_b->done && !$on_c->done, 'a chain: all wait');
@@ -89,7 +73,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_a->query("SELECT etcd_lock('/1')");
 	$on_b->query("SELECT etcd_lock('/2')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	waits($on_b);
+	wait_until_blocked($on_b);
 	my $result = $on_a->try($how);
 	like($result->{sqlstate}, qr/^(55P03)?$/, 'it gives up before there is a deadlock');
 	$on_a->query('RESET lock_timeout');
@@ -108,7 +92,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b->query("BEGIN; UPDATE t SET v = v + 1 WHERE i = 1");
 	$on_b2->query("SELECT etcd_lock('/2')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	waits($on_b);
+	wait_until_blocked($on_b);
 	$on_a->send("SELECT etcd_lock('/2')");
 	my $until = time + 12 * $timeout;
 	my $n = 0;
@@ -161,7 +145,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b->query("SELECT etcd_lock_shared('/2')");
 	$on_c->query("SELECT etcd_lock_shared('/2')");
 	$on_a->send("SELECT etcd_lock('/2')");
-	waits($on_a);
+	wait_until_blocked($on_a);
 	$on_b->send("SELECT etcd_lock('/1')");
 	$on_c->send("SELECT etcd_lock('/1')");
 	my %left = map { $_->pid => $_ } $on_a, $on_b, $on_c;
@@ -192,7 +176,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b2->query("SELECT etcd_lock('/4')");
 	$on_a->send("SELECT etcd_lock('/2')");
 	$on_a2->send("SELECT etcd_lock('/4')");
-	waits($_) foreach $on_a, $on_a2;
+	wait_until_blocked($_) foreach $on_a, $on_a2;
 	$on_b->send("SELECT etcd_lock('/1')");
 	$on_b2->send("SELECT etcd_lock('/3')");
 	is($_->result(30)->{sqlstate}, '40P01', 'two at once: the youngest is ended') foreach $on_b, $on_b2;
@@ -223,7 +207,7 @@ foreach my $rule (
 		$victim->query("SELECT etcd_lock('/1')");
 		$other->query("SELECT etcd_lock('/2')");
 		$other->send("SELECT etcd_lock('/1')");
-		waits($other);
+		wait_until_blocked($other);
 		my $result = $victim->try("SELECT etcd_lock('/2')");
 		is($result->{sqlstate}, '40P01', "$name: it is ended");
 		cmp_ok($proxy->hits('probe'), '>', 0, "$name: a probe has met the rule");
@@ -243,9 +227,9 @@ $proxy->rules();
 	$on_c->query("SELECT etcd_lock('/2')");
 	$on_b->query("SELECT etcd_lock('/3')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	waits($on_b);
+	wait_until_blocked($on_b);
 	$on_c->send("SELECT etcd_lock('/3')");
-	waits($on_c);
+	wait_until_blocked($on_c);
 	$c->stop('immediate');
 	my $result = $on_a->try("SET lock_timeout = '20s'; SELECT etcd_lock('/2')");
 	is($result->{sqlstate}, '', 'a server that has died: its lock is had in the end')
@@ -269,9 +253,9 @@ $proxy->rules();
 	$tb2->query("BEGIN; SELECT etcd_lock('/secret of a')");
 	$ta2->send('UPDATE t SET v = 2 WHERE i = 5');
 	$tb2->send('UPDATE t SET v = 2 WHERE i = 6');
-	waits($_) foreach $ta2, $tb2;
+	wait_until_blocked($_) foreach $ta2, $tb2;
 	$tb->send("SELECT etcd_lock('/secret of b')");
-	waits($tb);
+	wait_until_blocked($tb);
 	$ta->send("SELECT etcd_lock('/secret of a')");
 	my $result = $ta->result(30);
 	is($result->{sqlstate}, '40P01', 'tenants: a deadlock through both is broken');
@@ -293,7 +277,7 @@ $proxy->rules();
 	my $before = deadlocks();
 	$on_a->query("SELECT etcd_lock('/1')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	waits($on_b);
+	wait_until_blocked($on_b);
 	foreach my $sentinel (grep { m{^\.etcd_lock/server/[0-9a-f]+$} } $etcd->keys(''))
 	{
 		my $i = 0;
