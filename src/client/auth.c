@@ -186,7 +186,7 @@ read_password(ConfigFile *file)
 	if (len == 0)
 		error = psprintf("file \"%s\" is empty", etcd_lock_password_file);
 	else if (strlen(file->content) != len || strchr(file->content, '\n') != NULL)
-		error = psprintf("file \"%s\" holds more than one line of text",
+		error = psprintf("file \"%s\" contains more than one line of text",
 						 etcd_lock_password_file);
 	if (error != NULL)
 		config_file_free(file);
@@ -345,7 +345,7 @@ auth_token_refused(uint64 of_number)
 	{
 		/* a new one: logging in again does not help */
 		drop_token();
-		pause_logins("the token that etcd gave is refused", MAX_REFUSED_PAUSE);
+		pause_logins("etcd refuses the token that it issued", MAX_REFUSED_PAUSE);
 		return;
 	}
 	drop_token();

@@ -410,7 +410,7 @@ make_endpoint(const char *url)
 	endpoint->is_valid = target_parse(url, &endpoint->target);
 	dlist_push_tail(&MyEndpoints->endpoints, &endpoint->node);
 	if (!endpoint->is_valid)
-		endpoint_failed(endpoint, "not a URL of an etcd (\"http[s]://host:port\")");
+		endpoint_failed(endpoint, "not the URL of an etcd member (\"http[s]://host:port\")");
 	else if (endpoint->target.is_numeric)
 		add_candidate(endpoint, endpoint->target.host);
 	return endpoint;

@@ -888,7 +888,7 @@ watch_slow_calls(void)
 			break;
 		if (may_be_lost(call))
 			channel_abort(call->channel, call->call,
-						  "given up: etcd has changed its leader");
+						  "given up: etcd's leader has changed");
 		else if (tells_of_member(call))
 			suspect();
 	}
@@ -968,8 +968,8 @@ load_tls(void)
 		return;
 	ereport(LOG,
 			(errcode(ERRCODE_CONFIG_FILE_ERROR),
-			 tls_loaded() ? errmsg("etcd_lock: certificates were not reloaded: %s", error) :
-			 errmsg("etcd_lock: no certificates: %s", error)));
+			 tls_loaded() ? errmsg("etcd_lock: could not reload certificates: %s", error) :
+			 errmsg("etcd_lock: could not load certificates: %s", error)));
 	link_note_error(error);
 }
 

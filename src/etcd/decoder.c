@@ -74,7 +74,7 @@ bool
 decoder_is_whole(const Decoder *decoder)
 {
 	return !decoder->reader.broken ||
-		decoder_bad(decoder->err, "a message in etcd's response is broken");
+		decoder_bad(decoder->err, "malformed message in etcd's response");
 }
 
 bool
@@ -94,7 +94,7 @@ decoder_is_single(Decoder *decoder, PbWire wire)
 	if (!decoder_has_wire(decoder, wire))
 		return false;
 	if (decoder->seen & bit)
-		return decoder_bad(decoder->err, "field %d comes twice in etcd's response",
+		return decoder_bad(decoder->err, "field %d is duplicated in etcd's response",
 						   decoder->field.number);
 	decoder->seen |= bit;
 	return true;
@@ -130,7 +130,7 @@ decoder_read_bool(Decoder *decoder, bool *value)
 	if (!decoder_is_single(decoder, PB_VARINT))
 		return false;
 	if (decoder->field.value > 1)
-		return decoder_bad(decoder->err, "neither true nor false in field %d of etcd's response",
+		return decoder_bad(decoder->err, "invalid boolean in field %d of etcd's response",
 						   decoder->field.number);
 	*value = decoder->field.value != 0;
 	return true;

@@ -144,7 +144,7 @@ copy_key_value(const PbField *key, const PbField *value, EtcdKeyValue *kv,
 			   EtcdError *err)
 {
 	if (key->len == 0)
-		return decoder_bad(err, "a key without a name in etcd's response");
+		return decoder_bad(err, "key without a name in etcd's response");
 	kv->key = malloc(key->len + 1 + value->len + 1);
 	if (kv->key == NULL)
 		return decoder_out_of_memory(err);
@@ -209,7 +209,7 @@ check_revisions(const EtcdKeyValue *kv, EtcdError *err)
 {
 	return (kv->create_revision >= 1 && kv->mod_revision >= kv->create_revision &&
 			kv->mod_revision <= ETCD_MAX_REVISION) ||
-		decoder_bad(err, "a key with impossible revisions in etcd's response");
+		decoder_bad(err, "key with impossible revisions in etcd's response");
 }
 
 static void
@@ -288,7 +288,7 @@ read_delete_fields(Decoder *decoder, EtcdOpResult *result)
 	if (!decoder_is_whole(decoder))
 		return false;
 	return result->deleted >= 0 ||
-		decoder_bad(decoder->err, "etcd's response tells of a negative number of deleted keys");
+		decoder_bad(decoder->err, "negative number of deleted keys in etcd's response");
 }
 
 static bool
@@ -319,7 +319,7 @@ read_op_result(Decoder *decoder, EtcdOpResult *result, int depth)
 		case OP_TXN:
 			return read_txn_fields(&inner, result, NULL, depth + 1);
 	}
-	return decoder_bad(decoder->err, "a response of unknown type in etcd's response to a Txn");
+	return decoder_bad(decoder->err, "response of unknown type in etcd's response to a Txn");
 }
 
 /* The result of one operation: a message with just one field. */
@@ -338,11 +338,11 @@ add_op_result(Decoder *decoder, EtcdOpResult *txn, int depth)
 	inner = decoder_open_field(decoder);
 	if (!decoder_next_field(&inner))
 		return decoder_is_whole(&inner) &&
-			decoder_bad(decoder->err, "an empty response in etcd's response to a Txn");
+			decoder_bad(decoder->err, "empty response in etcd's response to a Txn");
 	if (!decoder_has_wire(&inner, PB_BYTES) || !read_op_result(&inner, result, depth))
 		return false;
 	if (decoder_next_field(&inner))
-		return decoder_bad(decoder->err, "a response in etcd's response to a Txn has no clear type");
+		return decoder_bad(decoder->err, "ambiguous type of a response in etcd's response to a Txn");
 	return decoder_is_whole(&inner);
 }
 
@@ -351,7 +351,7 @@ read_txn_fields(Decoder *decoder, EtcdOpResult *result, EtcdHeader *header, int 
 {
 	result->type = ETCD_OP_TXN;
 	if (depth > ETCD_MAX_TXN_DEPTH)
-		return decoder_bad(decoder->err, "Txns too deep in one another in etcd's response");
+		return decoder_bad(decoder->err, "Txns nested too deeply in etcd's response");
 	while (decoder_next_field(decoder))
 	{
 		bool		good = true;
@@ -444,7 +444,7 @@ read_lease_fields(Decoder *decoder, EtcdLeaseResult *result)
 	if (result->id == 0)
 		return decoder_bad(decoder->err, "no lease id in etcd's response");
 	if (result->ttl > ETCD_MAX_TTL || result->ttl < -1)
-		return decoder_bad(decoder->err, "an impossible TTL in etcd's response");
+		return decoder_bad(decoder->err, "impossible TTL in etcd's response");
 	return true;
 }
 
@@ -504,7 +504,7 @@ read_status_fields(Decoder *decoder, EtcdStatusResult *result)
 	if (!decoder_is_whole(decoder) || !has_header(decoder))
 		return false;
 	if (result->db_size < 0 || result->db_size_in_use < 0 || result->db_quota < 0)
-		return decoder_bad(decoder->err, "a negative size in etcd's status");
+		return decoder_bad(decoder->err, "negative size in etcd's status");
 	return result->version[0] != '\0' ||
 		decoder_bad(decoder->err, "no version in etcd's status");
 }
@@ -585,7 +585,7 @@ read_event_type(Decoder *decoder, EtcdEvent *event)
 			event->type = ETCD_EVENT_DELETE;
 			return true;
 	}
-	return decoder_bad(decoder->err, "an event of unknown type in etcd's response");
+	return decoder_bad(decoder->err, "event of unknown type in etcd's response");
 }
 
 static bool
@@ -616,12 +616,12 @@ add_event(Decoder *decoder, EtcdWatchMessage *result)
 	if (!decoder_is_whole(&inner))
 		return false;
 	if (!decoder_was_seen(&inner, EVENT_KV))
-		return decoder_bad(decoder->err, "an event without a key in etcd's response");
+		return decoder_bad(decoder->err, "event without a key in etcd's response");
 	if (event->type == ETCD_EVENT_PUT)
 		return check_revisions(&event->kv, decoder->err);
 	return (event->kv.mod_revision > 0 &&
 			event->kv.mod_revision <= ETCD_MAX_REVISION) ||
-		decoder_bad(decoder->err, "a DELETE event without a possible revision in etcd's response");
+		decoder_bad(decoder->err, "DELETE event with an impossible revision in etcd's response");
 }
 
 static bool
@@ -775,7 +775,7 @@ etcd_response_auth(const EtcdReply *reply, EtcdAuthResult *result, EtcdError *er
 		read_auth_fields(&decoder, result))
 		return true;
 	if (err->code == ETCD_BAD_RESPONSE)
-		decoder_bad(err, "what came is no response of etcd's to a login");
+		decoder_bad(err, "unexpected response to a login");
 	etcd_response_free_auth(result);
 	return false;
 }

@@ -419,7 +419,7 @@ hint(const Connection *connection)
 		 strstr(error, "reset by peer") != NULL))
 		return " (does the endpoint speak http?)";
 	if (strstr(error, "certificate required") != NULL)
-		return " (the endpoint wants a client certificate)";
+		return " (the endpoint requires a client certificate)";
 	return "";
 }
 
@@ -449,7 +449,7 @@ connected(Connection *connection)
 	if (connection->tls != NULL && !connection->agreed)
 	{
 		snprintf(connection->error, sizeof(connection->error),
-				 "the endpoint does not agree to HTTP/2: it is no etcd, or a proxy stands before it");
+				 "the endpoint did not negotiate HTTP/2: it is not etcd, or it is behind a proxy");
 		connection->state = CONNECTION_FAILED;
 		return;
 	}
@@ -528,7 +528,7 @@ connection_read(Connection *connection, void *data, size_t size)
 	if (code == CURLE_OK)
 	{
 		snprintf(connection->error, sizeof(connection->error),
-				 "the server has closed the connection");
+				 "the server closed the connection");
 		connection->state = CONNECTION_FAILED;
 		return -1;
 	}

@@ -260,12 +260,12 @@ end_with_status(GrpcCall *call)
 {
 	if (call->status == 0 && !call->is_stream && call->nmessages == 0)
 	{
-		end_undelivered(call, true, "a response without a message");
+		end_undelivered(call, true, "the response has no message");
 		return;
 	}
 	if (call->status == 0 && call->scanned != call->in_len)
 	{
-		end_undelivered(call, true, "a response that ends within a message");
+		end_undelivered(call, true, "the response ends in the middle of a message");
 		return;
 	}
 	call->delivered = true;
@@ -280,7 +280,7 @@ end_without_grpc(GrpcCall *call)
 
 	copy_printable(excerpt, sizeof(excerpt), call->in, call->in_len);
 	snprintf(call->message, sizeof(call->message),
-			 "HTTP status %d, and no response of etcd's%s%s", call->http_status,
+			 "HTTP status %d instead of a response from etcd%s%s", call->http_status,
 			 excerpt[0] != '\0' ? ": " : "", excerpt);
 	call->status = GRPC_NO_STATUS;
 	call->delivered = true;
@@ -297,11 +297,11 @@ stream_closed(GrpcCall *call, uint32_t code)
 	else if (call->got_end && call->status >= 0)
 		end_with_status(call);
 	else if (code == NGHTTP2_REFUSED_STREAM)
-		end_undelivered(call, false, "refused by the server, without having been processed");
+		end_undelivered(call, false, "refused by the server without being processed");
 	else
 	{
 		if (code == NGHTTP2_NO_ERROR)
-			snprintf(error, sizeof(error), "a response that ends without a status");
+			snprintf(error, sizeof(error), "the response ends without a status");
 		else
 			snprintf(error, sizeof(error), "reset by the server: %s",
 					 nghttp2_http2_strerror(code));
@@ -405,7 +405,7 @@ header_received(nghttp2_session *session, const nghttp2_frame *frame,
 	{
 		call->status = parse_status(value, value_len);
 		if (call->status < 0)
-			refuse_broken(call, "a response with a status that is no number");
+			refuse_broken(call, "the status of the response is not a number");
 	}
 	else if (name_is(name, name_len, "grpc-message"))
 		decode_message(call->message, sizeof(call->message), value, value_len);
@@ -424,7 +424,7 @@ reserve_in(GrpcCall *call, size_t more)
 
 	if (more > max - call->in_len)
 	{
-		refuse(call, call->is_stream ? "what a stream brings at once is" : "the response is",
+		refuse(call, call->is_stream ? "the unread part of the stream is" : "the response is",
 			   max - FRAME_HEADER);
 		return false;
 	}
@@ -473,7 +473,7 @@ scan_messages(GrpcCall *call)
 
 		if (header[0] != 0)
 		{
-			refuse_broken(call, "a compressed message, which nobody asked for");
+			refuse_broken(call, "the response is compressed, although this was not requested");
 			return;
 		}
 		if (len > call->callbacks.max_message)
@@ -485,7 +485,7 @@ scan_messages(GrpcCall *call)
 			return;
 		if (++call->nmessages > 1 && !call->is_stream)
 		{
-			refuse_broken(call, "a response of more than one message");
+			refuse_broken(call, "the response has more than one message");
 			return;
 		}
 		call->scanned += FRAME_HEADER + len;
@@ -889,7 +889,7 @@ grpc_error(const Grpc *grpc)
 static const char *
 broken_rules(const Grpc *grpc)
 {
-	return grpc->detail[0] != '\0' ? grpc->detail : "the server has broken HTTP/2's rules";
+	return grpc->detail[0] != '\0' ? grpc->detail : "the server violated the HTTP/2 protocol";
 }
 
 bool

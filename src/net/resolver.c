@@ -246,7 +246,7 @@ run(void *arg)
 	if (!lookup->answered && loop_now() >= lookup->deadline)
 	{
 		snprintf(lookup->answer.error, sizeof(lookup->answer.error),
-				 "no answer of a name server within %ld ms", lookup->timeout_ms);
+				 "no response from a name server within %ld ms", lookup->timeout_ms);
 		lookup->answered = true;
 	}
 	if (!lookup->answered)

@@ -153,7 +153,7 @@ sub nothing_is_lost
 		my $offset = -s $here->logfile;
 		$break->();
 		$here->reload;
-		is_logged($here, $offset, qr/LOG:.*certificates were not reloaded: $message/,
+		is_logged($here, $offset, qr/LOG:.*could not reload certificates: $message/,
 			"$name: the log says it");
 		like(status($here), qr/^ready\|$lease\|$message/, "$name: so does the status");
 		nothing_is_lost($name);
@@ -179,7 +179,7 @@ sub nothing_is_lost
 	is($result->{sqlstate}, '08006', 'bad key at the start: no link');
 	like($result->{err}, qr/DETAIL:.*"\S+late" has group or world access/,
 		'bad key at the start: the caller is told why');
-	is_logged($third, 0, qr/LOG:.*no certificates: .*"\S+late" has group or world access/,
+	is_logged($third, 0, qr/LOG:.*could not load certificates: .*"\S+late" has group or world access/,
 		'bad key at the start: so does the log');
 	chmod 0600, "$dir/late";
 	is($session->query("SELECT etcd_lock('/new') > 0"),

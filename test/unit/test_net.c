@@ -150,7 +150,7 @@ test_calls(void)
 	receive(grpc, 3, 0, 5, BYTES("\0\0\0\7"));
 	receive(grpc, 3, 0, 7, BYTES("\0\0\0\2"));
 	grpc_deliver(grpc);
-	ok(!a.delivered && !a.ambiguous, "refused without having been processed: %s", a.text);
+	ok(!a.delivered && !a.ambiguous, "refused without being processed: %s", a.text);
 	ok(!b.delivered && b.ambiguous, "reset: %s", b.text);
 	grpc_expire(grpc, 5999);
 	grpc_deliver(grpc);
@@ -194,7 +194,7 @@ test_before_settings(void)
 	grpc = open_connection(false);
 	call(grpc, &a);
 	send_all(grpc);
-	grpc_fail(grpc, "the server has closed the connection");
+	grpc_fail(grpc, "the server closed the connection");
 	grpc_deliver(grpc);
 	ok(a.times == 1 && !a.ambiguous, "closed at once: %s", a.text);
 	grpc_destroy(grpc);
