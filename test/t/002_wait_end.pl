@@ -181,7 +181,7 @@ foreach my $where (sort keys %holder)
 	my $first_part = time - $begin;
 	$control->query('SELECT pg_cancel_backend(' . $first->pid . ')');
 	is($first->result->{sqlstate}, '57014', 'the first waiter is canceled');
-	ok(!$second->done, 'the second one waits on');
+	ok(!$second->done, 'the second one continues to wait');
 
 	my $result = $second->result;
 	is($result->{sqlstate}, '55P03', 'lock_timeout ends a wait in two parts');

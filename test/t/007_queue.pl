@@ -225,7 +225,7 @@ is_left_clean($etcd, @nodes);
 			"BEGIN; SELECT count(etcd_xact_lock('/many/' || i))
 			          FROM generate_series(1, 500) i"),
 		500, '500 locks in a transaction');
-	is(scalar($etcd->keys('/many/')), 500, 'are 500 keys in etcd');
+	is(scalar($etcd->keys('/many/')), 500, '... are 500 keys in etcd');
 	is($other->query("SELECT etcd_try_lock('/many/250')"),
 		'f', 'every one of them excludes');
 	$session->query('COMMIT');

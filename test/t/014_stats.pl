@@ -260,7 +260,7 @@ END
 	my $took = $one->result->{elapsed};
 	my @after = split /\|/, $look->query($sql);
 	is($after[0] - $before[0], 0, 'a long wait is not in a bucket of short ones');
-	is($after[1] - $before[1], 1, '... but in one behind');
+	is($after[1] - $before[1], 1, '... but in a later one');
 	cmp_ok($after[2] - $before[2], '>=', 0.3, '... and in the sum');
 	cmp_ok($after[2] - $before[2], '<=', $took, '... once');
 	$one->query("SELECT etcd_unlock('/long')");
@@ -277,7 +277,7 @@ END
 	my $left;
 	wait_until('the lease is renewed',
 		sub { ($left = $look->query('SELECT lowest_ttl_left FROM etcd_lock_stats')) ne '' });
-	cmp_ok($left, '>', 0, 'how little was left of the lease');
+	cmp_ok($left, '>', 0, 'the lowest remaining TTL is positive');
 	cmp_ok($left, '<', 10, '... is known');
 }
 

@@ -377,7 +377,7 @@ is( queue($other, '/passed', "since >= '" . (split /\n/, $begin)[1] . "'"),
 	't', 'and since when');
 is_deeply([ $etcd->entries('/passed/') ], [$key], 'the key is as it was');
 my ($note) = $etcd->entries('.etcd_lock/holder/');
-is($note->{lease}, $key->{lease}, 'the note hangs on the lease');
+is($note->{lease}, $key->{lease}, 'the note is attached to the lease');
 
 # A worker that follows another one knows the note.
 my $worker = worker_pid($primary);
@@ -600,7 +600,7 @@ foreach my $call ('* FROM etcd_lock_queue()', "etcd_lock_break('/a', 1)")
 $etcd->resume;
 $primary->poll_query_until('postgres',
 	"SELECT state = 'ready' FROM etcd_lock_status()");
-is($local->query("SELECT etcd_lock_break('/a', 1)"), 'f', 'the place to break is free');
+is($local->query("SELECT etcd_lock_break('/a', 1)"), 'f', 'the slot for breaks is free');
 {
 	my @sessions = map { session($primary) } 1 .. 12;
 	$holder->query("SELECT etcd_lock('/a')");

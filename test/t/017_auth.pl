@@ -297,7 +297,7 @@ sub nothing_is_lost
 {
 	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
 		'--prefix=true', '/more/');
-	is($prober->query("SELECT etcd_try_lock('/more/x')"), 't', 'a right that is new counts at once');
+	is($prober->query("SELECT etcd_try_lock('/more/x')"), 't', 'a new permission counts at once');
 	$etcd->etcdctl_root('role', 'revoke-permission', 'app', '--prefix=true', '/more/');
 	$prober->query("SELECT etcd_unlock('/more/x')");
 	is($prober->try("SELECT etcd_try_lock('/more/y')")->{sqlstate},
@@ -309,7 +309,7 @@ sub nothing_is_lost
 	$second->send("SELECT etcd_lock('/more/z')");
 	wait_until('somebody waits', sub { my @keys = $etcd->keys('/more/z'); @keys == 2 });
 	$etcd->etcdctl_root('role', 'revoke-permission', 'app', '--prefix=true', '/more/');
-	is($second->result->{sqlstate}, '42501', 'who waits for a lock whose name became forbidden is told');
+	is($second->result->{sqlstate}, '42501', 'a waiter for a name that became forbidden gets an error');
 	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
 		'--prefix=true', '/more/');
 	$_->quit foreach $first, $second;

@@ -230,7 +230,7 @@ still_in($a, 'tenants/a/', "a superuser's function");
 	is($b->query("SELECT etcd_lock_fence('x', 1)"), 't', "that does not fence off b's");
 	is($a->query("SELECT etcd_lock_fence('x', 1)"), 'f', "but a's own");
 
-	is($a->try("SELECT count(*) FROM etcd_lock_queue('x')")->{sqlstate}, '42501', 'queues are not for everybody');
+	is($a->try("SELECT count(*) FROM etcd_lock_queue('x')")->{sqlstate}, '42501', 'not everybody may read queues');
 	$root->query('GRANT pg_monitor TO a, b');
 	is($a->query("SELECT count(*) FROM etcd_lock_queue('x')"), 0, "and then a does not see b's");
 	is($b->query("SELECT count(*) FROM etcd_lock_queue('x')"), 1, 'b does');
@@ -332,7 +332,7 @@ SQL
 	{
 		like($hidden, qr/etcd_lock\.$setting\b/, "etcd_lock.$setting is there");
 		unlike($seen, qr/etcd_lock\.$setting\b/, 'and not for ordinary users');
-		is($b->try("SET etcd_lock.$setting = 'x'")->{sqlstate}, '55P02', 'nobody sets it in a session');
+		is($b->try("SET etcd_lock.$setting = 'x'")->{sqlstate}, '55P02', 'it cannot be set in a session');
 	}
 	foreach my $url (
 		'http://u:secret@127.0.0.1:2379', "http://127.0.0.1:2379\r\nX: y", "http://127.0.0.1:2379/\n",

@@ -327,7 +327,7 @@ foreach my $waited (0, 2.5 * $DEADLOCK_TIMEOUT)
 	$sharer->send("SELECT etcd_lock_shared('/migrate')");
 	wait_until_waiting($sharer);
 	sleep 1.5 * $DEADLOCK_TIMEOUT;
-	ok(!$sharer->done, "$name: a sharer in nobody's way waits on");
+	ok(!$sharer->done, "$name: a sharer in nobody's way continues to wait");
 	$holder->query("SELECT etcd_unlock_shared('/migrate')");
 	is($writer->result->{sqlstate}, '', "$name: the exclusive waiter is served");
 	$writer->query("SELECT etcd_unlock('/migrate')");

@@ -46,7 +46,7 @@ sub add_standby
 my $standby = add_standby('standby');
 my $here = session($primary);
 my $there = session($standby);
-is($there->query('SELECT pg_is_in_recovery()'), 't', 'the standby is one');
+is($there->query('SELECT pg_is_in_recovery()'), 't', 'the standby is in recovery');
 
 #
 # Every routine of the extension, on the primary and on the standby.

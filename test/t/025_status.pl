@@ -240,7 +240,7 @@ sub put
 	wait_for_status('the alarm is over', "alarms = '{}'");
 	wait_until('the log tells that the alarm is over',
 		sub { logged($here, $offset, qr/LOG:.*alarm was cleared/) });
-	is(scalar(logged($here, $offset, qr/LOG:.*alarm was cleared: NOSPACE/)), 1, 'its end, too');
+	is(scalar(logged($here, $offset, qr/LOG:.*alarm was cleared: NOSPACE/)), 1, 'its end is logged, too');
 	is($holder->query("SELECT etcd_lock('/full') > 0; SELECT etcd_unlock('/full')"),
 		"t\nt", 'locks are granted again');
 	$far->quit;
@@ -270,7 +270,7 @@ sub set_db_size
 	is(scalar(logged($here, $offset, $near)), 1, '1.8 GB are one, once');
 	set_db_size(1_600_000_000);
 	set_db_size(1_800_000_002);
-	is(scalar(logged($here, $offset, $near)), 1, 'a bit up and down is no news');
+	is(scalar(logged($here, $offset, $near)), 1, 'small changes are not logged');
 	set_db_size(1_000_000_000);
 	set_db_size(1_800_000_003);
 	wait_until('the log tells again', sub { logged($here, $offset, $near) > 1 });
@@ -320,7 +320,7 @@ sub lines_while
 		sub { set_endpoints($here, join ',', map { $_->url } @fakes) },
 		$ttl + 3,
 		sub { set_endpoints($here, $proxy->url) });
-	cmp_ok(scalar(grep { /connected to/ } @$away), '==', 0, 'something else is no etcd');
+	cmp_ok(scalar(grep { /connected to/ } @$away), '==', 0, 'a server that is not etcd');
 	cmp_ok(scalar(grep { /lease lost/ } @$away), '==', 1, 'not etcd: the lease is lost once');
 	cmp_ok(scalar(@$away), '<=', 8, 'not etcd: no flood') or diag(join "\n", @$away);
 	cmp_ok(scalar(@$back), '<=', 3, 'etcd back: no flood') or diag(join "\n", @$back);

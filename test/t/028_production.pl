@@ -80,7 +80,7 @@ is_deeply([ grep { !m{^prod/} } $member->keys('') ], [], 'and nothing elsewhere'
 is($here->query("SELECT etcd_try_lock(1), etcd_try_once('/tick', now())"), 't|t', 'integer keys, ticks');
 $here->query("SET etcd_lock.namespace = 'other/'");
 my $result = $here->try("SELECT etcd_lock('/job')");
-is($result->{sqlstate}, '42501', 'elsewhere it may not');
+is($result->{sqlstate}, '42501', 'another namespace is denied');
 like($result->{err}, qr{permission denied by etcd for "/job"}, 'and says so');
 $here->query('RESET etcd_lock.namespace');
 

@@ -184,7 +184,7 @@ foreach my $on_loss (qw(cancel terminate warn))
 			{
 				wait_until('the session is terminated behind its commit',
 					sub { $session->try('SELECT 1')->{closed} }, 10);
-				is(committed($here, $name), 1, 'what was committed is');
+				is(committed($here, $name), 1, 'the commit has happened');
 				return;
 			}
 			$result = $session->try('SELECT 1');
@@ -262,7 +262,7 @@ fault 'a name that the client encoding has not' => sub {
 	unlike(slurp_file($here->logfile, $offset), qr/PANIC/, 'without a PANIC');
 	$result = $session->try('SELECT 1');
 	is("$result->{out}$result->{sqlstate}", '1', 'and the session goes on');
-	like($result->{err}, $late, 'told of the loss, in letters that it has');
+	like($result->{err}, $late, 'told of the loss, in its own encoding');
 
 	# A refusal, too, keeps its SQLSTATE.
 	$session->query("BEGIN; SELECT etcd_xact_lock(name) FROM names; INSERT INTO t VALUES ('latin1, 2')");
@@ -473,10 +473,10 @@ fault 'commands that act before their commit' => sub {
 	{
 		my $result = $session->try($command);
 		is($result->{sqlstate}, 'EL002', "$command is refused");
-		like($result->{err}, qr/could not be checked/, 'as nobody knows');
+		like($result->{err}, qr/could not be checked/, 'as it is unknown whether the lock is held');
 	}
 	$etcd->resume;
-	is($files->(), $before, 'no files are left, nor gone');
+	is($files->(), $before, 'no files are left over or missing');
 	is($here->safe_psql('victim', 'SELECT 1'), 1, 'DROP DATABASE has not happened');
 	ok(-e "$space/" . (glob("$space/PG_*") =~ s{.*/}{}r), 'DROP TABLESPACE has not happened');
 	is($slots->(), 1, 'nor any to subscriptions');
@@ -500,7 +500,7 @@ fault 'commands that act before their commit' => sub {
 	$session->query('SELECT etcd_unlock_all()');
 	$session->query('DROP TABLESPACE space');
 	$session->query('DROP SUBSCRIPTION sub');
-	is($slots->(), 0, 'without, they run');
+	is($slots->(), 0, 'without locks, they run');
 	$session->quit;
 };
 
@@ -560,7 +560,7 @@ fault 'commit_guard = etcd, etcd silent' => sub {
 	is($result->{err}, '', 'and says nothing of locks that are held');
 	$result = $session->try("INSERT INTO t VALUES ('five')");
 	is($result->{sqlstate}, 'EL002', 'a change is refused');
-	like($result->{err}, qr/could not be checked/, 'as nobody knows');
+	like($result->{err}, qr/could not be checked/, 'as it is unknown whether the lock is held');
 	cmp_ok($result->{elapsed}, '<', 4 * $request_timeout, 'after one request_timeout, and not five');
 	$etcd->resume;
 	wait_until('etcd answers again', sub { $session->try("SELECT etcd_lock_check('/five/1')")->{out} eq 't' });

@@ -171,7 +171,7 @@ $first->send("SELECT etcd_try_lock('/far', '3 s')");
 wait_until_waiting($first);
 wait_until('its place in the queue', sub { $etcd->lock_keys >= 3 });
 $etcd->pause;
-is($first->result->{out}, 'f', 'a place in the queue of a lock that is held');
+is($first->result->{out}, 'f', 'a try in the queue of a held lock is refused');
 
 my $link = qr/no link to etcd since \d{4}-|Etcd did not say in time/;
 no_answer('etcd hangs', $link);

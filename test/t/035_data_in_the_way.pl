@@ -45,7 +45,7 @@ is($session->query("SELECT etcd_try_lock('/app')"), 't', 'gone: the lock is free
 # It comes while the lock is held: who waits for the holder need not wait for it.
 $etcd->put("/app/a\x01b", 'precious');
 is($session->query("SELECT etcd_lock_check('/app')"), 't', 'the holder is not disturbed');
-is($other->try("SELECT etcd_lock('/app')")->{sqlstate}, '55000', 'an error, for who comes now');
+is($other->try("SELECT etcd_lock('/app')")->{sqlstate}, '55000', 'a newcomer gets an error');
 wait_until('its own key is gone again', sub { $etcd->keys('/app/') == 2 });
 is( $other->query(<<'SQL'), "1|exclusive|t|t\n2|no lock|f|f", 'the queue shows what it is');
 SELECT position, mode, granted, lease IS NOT NULL FROM etcd_lock_queue('/app')
@@ -61,7 +61,7 @@ SELECT etcd_lock_break(name, create_revision << 20) FROM etcd_lock_queue('/app')
 SQL
 is($result->{sqlstate}, '55000', 'it is not broken');
 like($result->{err}, qr/DETAIL:.*is no lock: it has no lease/, 'which says why');
-is($other->query(<<'SQL'), '', 'nor by what README says');
+is($other->query(<<'SQL'), '', "nor by the README's query");
 SELECT etcd_lock_break(name, create_revision << 20) FROM etcd_lock_queue('/app') WHERE granted
 SQL
 is(scalar $etcd->keys('/app/'), 1, 'it is still there');

@@ -143,8 +143,8 @@ $holder->query('COMMIT');
 wait_until('one of the waiters has it', sub { $waiter->done || $far->done });
 foreach my $session ($waiter->done ? ($waiter, $far) : ($far, $waiter))
 {
-	is($session->result->{sqlstate}, '', 'who waited gets the lock');
-	is($session->query("SELECT etcd_unlock('/used')"), 't', 'and gives it back');
+	is($session->result->{sqlstate}, '', 'the waiter gets the lock');
+	is($session->query("SELECT etcd_unlock('/used')"), 't', 'and releases it');
 }
 is($waiter->query('EXECUTE p'), 't', 'a prepared statement works');
 is($waiter->query("SELECT etcd_unlock('/prepared')"), 't', '... as before');

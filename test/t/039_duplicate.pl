@@ -50,7 +50,7 @@ wait_until('the copy knows', sub { duplicate($copy) =~ /^server "original", host
 is_logged($original, $offset,
 	qr/WARNING:.*another live primary has this server's system identifier: server "copy"/, 'a warning');
 is_logged($copy, 0, qr/WARNING:.*system identifier: server "original"/, 'on both');
-is($_->query("SELECT etcd_try_lock('/both'), etcd_unlock('/both')"), 't|t', 'both go on')
+is($_->query("SELECT etcd_try_lock('/both'), etcd_unlock('/both')"), 't|t', 'both continue')
   foreach $session, $other;
 
 # One of them must not.

@@ -66,11 +66,11 @@ ok($kept, "a neighbour's locks take twice the time at most") or diag("@ratios");
 
 # Nor is the one who does that shut out.
 $busy[0]->query("SELECT etcd_lock('x')");
-is($busy[1]->query("SELECT etcd_try_lock('x')"), 'f', 'who tries is answered');
+is($busy[1]->query("SELECT etcd_try_lock('x')"), 'f', 'a try gets its result');
 $busy[1]->send("SELECT etcd_lock('x')");
 wait_until_waiting($busy[1]);
 $busy[0]->query("SELECT etcd_unlock('x')");
-like($busy[1]->result->{out}, qr/^\d+$/, 'who waits gets the lock');
+like($busy[1]->result->{out}, qr/^\d+$/, 'a waiter gets the lock');
 
 $_->quit foreach $neighbour, @idle, @busy;
 is_left_clean($etcd, $here);

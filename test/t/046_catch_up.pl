@@ -122,7 +122,7 @@ is($here->query("SELECT etcd_try_lock('/m')"), 'f', 'meanwhile nobody else has t
 resume($standby);
 my $result = $there->result;
 is($result->{sqlstate}, '', 'replay goes on: the wait ends');
-like($result->{err}, qr/waits until this standby has replayed.*this standby has replayed it/s, 'a trace tells it');
+like($result->{err}, qr/waits until this standby has replayed.*this standby has replayed it/s, 'the trace shows it');
 $there->query('RESET client_min_messages');
 is(sees($there, $table), 't', 'and the present is seen');
 $there->query("SELECT etcd_unlock('/m')");

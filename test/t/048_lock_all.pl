@@ -90,7 +90,7 @@ foreach my $holder ($near, $there)
 	{
 		is($here->try("SET lock_timeout = '300ms'; $sql")->{sqlstate}, '55P03', 'a lock timeout');
 		$here->query($sql =~ /BEGIN/ ? 'ROLLBACK TO s' : 'SELECT 1');
-		is(held($here), '/kept', 'leaves nothing, but for what was there before');
+		is(held($here), '/kept', 'leaves nothing but what was held before');
 		$here->query('COMMIT') if $sql =~ /BEGIN/;
 	}
 	$here->query('RESET lock_timeout');

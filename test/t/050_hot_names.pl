@@ -94,7 +94,7 @@ cmp_ok(stat_of($here, 'requests') - $requests, '<', 100, '... and hardly a reque
 my $token = $second->query("SELECT etcd_lock('/hot')");
 cmp_ok($holder->query("SELECT etcd_lock_token('/hot') IS NULL") eq 't' && $token, '>', 0,
 	'the lock itself is what it always is');
-is($other->query("SELECT etcd_try_lock('/hot')"), 'f', 'a lock that is held is held');
+is($other->query("SELECT etcd_try_lock('/hot')"), 'f', 'a held lock is refused');
 is($other->query("SELECT etcd_try_lock('/hot', wait => '50ms')"), 'f', '... also with a wait');
 is($second->query("SELECT etcd_lock_check('/hot')"), 't', 'and etcd says so');
 $second->query("SELECT etcd_unlock('/hot')");
@@ -152,7 +152,7 @@ is_given('etcd_try_once',
 
 # Both modes.
 like(heat($holder, '/both', '_shared'), qr{^/both/read/\S+-keep10000$}, 'shared keys are kept');
-is($other->query("SELECT etcd_try_lock_shared('/both')"), 't', 'sharers do not mind');
+is($other->query("SELECT etcd_try_lock_shared('/both')"), 't', 'a kept shared key does not refuse sharers');
 is(scalar(grep { /keep/ } keys_of('/both')), 1, '... and the key stays');
 $other->query("SELECT etcd_unlock_shared('/both')");
 is($holder->query("SELECT etcd_lock('/both') IS NOT NULL"), 't',
@@ -167,7 +167,7 @@ $other->send("SELECT etcd_lock('/wait')");
 wait_until_waiting($other);
 $holder->query("SELECT etcd_unlock('/wait')");
 my $got = $other->result->{out};
-cmp_ok($got, '>', 0, 'who has waited gets it when it is released');
+cmp_ok($got, '>', 0, 'the waiter gets it when it is released');
 $other->query("SELECT etcd_unlock('/wait')");
 
 # Deleted by hand.
@@ -178,7 +178,7 @@ $holder->query("SELECT etcd_unlock('/deleted')");
 $etcd->delete(keys_of('/deleted'));
 is($other->query("SELECT etcd_try_lock('/deleted')"), 't', 'deleted by hand: it is free');
 $got = $holder->query("SELECT etcd_try_lock('/deleted')");
-is($got, 'f', '... and this server knows that it has it no more');
+is($got, 'f', '... and this server knows that it no longer has it');
 $other->query("SELECT etcd_unlock('/deleted')");
 cmp_ok($holder->query("SELECT etcd_lock('/deleted')"), '>', $token, 'its tokens go on');
 $holder->query("SELECT etcd_unlock('/deleted')");
@@ -232,7 +232,7 @@ while (time < $patience && !$other->done)
 	}
 }
 $_->try('SELECT etcd_unlock_all()') foreach $holder, $second;
-cmp_ok(time, '<', $patience, 'sharers let in who has come unseen');
+cmp_ok(time, '<', $patience, 'sharers let in a waiter that the watch has missed');
 is($other->result->{out}, 't', '... who has it');
 cmp_ok($proxy->hits('silent'), '>', 0, '... and the watch was silent');
 $other->query('SELECT etcd_unlock_all()');

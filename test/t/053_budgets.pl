@@ -295,7 +295,7 @@ set_for_tenant(max_requests_per_role => -1);
 		quit(@next);
 		last if $best <= 1.5 && $marked_ratio >= 1.8;
 	}
-	cmp_ok($marked_ratio, '>=', 1.8, 'who asks for a name with many keys below it is slow for a while');
+	cmp_ok($marked_ratio, '>=', 1.8, 'a role that asks for a name with many keys below it is slow for a while');
 	cmp_ok($best, '<=', 1.5, 'and the next session in its place is not');
 	quit($holder);
 }

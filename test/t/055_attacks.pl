@@ -94,7 +94,7 @@ SQL
 	$root->query('SELECT pg_reload_conf()');
 }
 $root->query('DROP TABLE trap CASCADE; DROP MATERIALIZED VIEW trap_view');
-is($root->query("SELECT count(*) FROM etcd_lock_fences WHERE name NOT LIKE 'tenants/a/%'"), 0, 'no fence but in the namespace');
+is($root->query("SELECT count(*) FROM etcd_lock_fences WHERE name NOT LIKE 'tenants/a/%'"), 0, 'fences only within the namespace');
 
 # ---- Names that are meant to be read as something else ----
 my @texts = (
