@@ -127,6 +127,7 @@ log_statement = none
 restart_after_crash = on
 max_connections = 150
 deadlock_timeout = 200ms
+authentication_timeout = 10min
 END
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = 'etcd_lock'")
