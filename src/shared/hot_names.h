@@ -19,8 +19,8 @@ extern void hot_names_shmem_init(void);
  */
 
 /*
- * A session has got the lock, and had asked for it then; the last one that had it has let
- * it go.
+ * A session has acquired the lock, for which it asked at this time; its last holder has
+ * released it.
  */
 extern void hot_name_note_asked(uint32 hashcode, int64 now);
 extern void hot_name_note_released(uint32 hashcode, int64 now);
