@@ -8,8 +8,9 @@
  * name may have several addresses, of different members or of a load balancer.
  * Each address is a *candidate*, which can be abandoned for another one of the
  * same name.  A name is resolved when it is first needed, whenever a search
- * begins, and again when its addresses have failed twice; while all is well,
- * no name server is asked.
+ * begins, and again when its addresses have failed twice; SRV records are
+ * looked up again as long as a search lasts.  While all is well, no name
+ * server is asked.
  *
  * Some of the candidates may be down, some may accept connections but never
  * respond, some may have no leader, and the names of some may take long to
@@ -536,7 +537,9 @@ discovery_ended(void)
 			endpoints_search(MyEndpoints->searching, NULL);
 		return;
 	}
-	MyEndpoints->discover_at = clock_now() + LAST_PAUSE;
+	MyEndpoints->discover_at =
+		MyEndpoints->searching == SEARCH_NONE && !dlist_is_empty(&MyEndpoints->endpoints) ?
+		PG_INT64_MAX : clock_now() + LOOKUP_PAUSE;
 	if (dlist_is_empty(&MyEndpoints->endpoints))
 		MyEndpoints->hooks->errors(psprintf("could not find DNS SRV records \"%s.%s\": %s",
 											MyEndpoints->services[0].name, MyEndpoints->discovered, MyEndpoints->services[0].answer.error),
@@ -568,6 +571,14 @@ discover(void)
 		strlcpy(service->answer.error, "out of memory", sizeof(service->answer.error));
 	}
 	MyEndpoints->discover_at = has_lookup() ? PG_INT64_MAX : clock_now() + LAST_PAUSE;
+}
+
+/* None of the list may serve: there may be another one soon. */
+static void
+discover_again(void)
+{
+	if (MyEndpoints->discovered != NULL && MyEndpoints->discover_at == PG_INT64_MAX)
+		MyEndpoints->discover_at = clock_now() + LOOKUP_PAUSE;
 }
 
 /* The list comes from the name server, once that has answered. */
@@ -893,6 +904,7 @@ search_other(const char *error)
 
 	MyEndpoints->searching = SEARCH_OTHER;
 	MyEndpoints->search_began = clock_now();
+	discover_again();
 	dlist_foreach(iter, &MyEndpoints->candidates)
 	{
 		Candidate  *candidate = dlist_container(Candidate, node, iter.cur);
@@ -936,8 +948,8 @@ endpoints_search(EndpointsSearch why, const char *error)
 		if (error != NULL && is_current(candidate))
 			strlcpy(candidate->error, error, sizeof(candidate->error));
 	}
-	if (MyEndpoints->discovered != NULL && why == SEARCH_OTHER && MyEndpoints->discover_at == PG_INT64_MAX)
-		MyEndpoints->discover_at = MyEndpoints->search_began + LAST_PAUSE;
+	if (why == SEARCH_OTHER)
+		discover_again();
 }
 
 void

@@ -173,6 +173,28 @@ foreach my $case ([ 'stopped', 'STOP', 'CONT' ], [ 'cut off', 'KILL', undef ])
 	new_lock($session, $name, 3);
 	nothing_is_lost($name);
 	is($here->safe_psql('postgres', 'SELECT count(*) FROM etcd_lock_endpoints()'), 3, "$name: all are listed");
+
+	# the only one is gone, and other records come some time after that
+	$name = 'DNS SRV, other members';
+	my $gone = relay('127.0.0.13', $urls[0]);
+	wait_until("$name: the relay listens", sub { IO::Socket::INET->new(PeerAddr => "127.0.0.13:$port") });
+	$dns->set('gone.test', A => '127.0.0.13');
+	$dns->set('_etcd-client._tcp.other.test', SRV => "gone.test $port");
+	$here->append_conf('postgresql.conf', "etcd_lock.discovery_srv = 'other.test'");
+	$here->reload;
+	wait_until("$name: the one in use", sub { status($here) =~ m{\|http://gone\.test} });
+	sleep 2.5;
+	my $offset = -s $here->logfile;
+	kill 'KILL', $gone;
+	is_logged($here, $offset, qr/no link to etcd at "http:\S+gone\.test/, "$name: it is gone");
+	sleep 1.5;
+	$dns->set('_etcd-client._tcp.other.test', SRV => 'member1.test ' . ($urls[1] =~ /(\d+)$/)[0]);
+	new_lock($session, $name, 5);
+	nothing_is_lost($name);
+	sleep 1.5;
+	my $asked = $dns->asked;
+	sleep 1.5;
+	is($dns->asked, $asked, "$name: then no name server is asked");
 	$here->append_conf('postgresql.conf', "etcd_lock.discovery_srv = ''");
 	set_endpoints($here, $cluster->endpoints);
 }
