@@ -231,6 +231,7 @@ static void
 failed(const char *error)
 {
 	MyLink->up = false;
+	MyLink->renewing = false;
 	publish(error);
 	link_status_endpoint_failed(link_endpoint(), error);
 	say_down(error);
@@ -261,6 +262,20 @@ leave_channel(bool abort)
  * ----------------------------------------------------------------
  */
 
+/*
+ * Look for another connection, to the same address if possible.  If one has
+ * been looked for only because of new certificates, what was in its way has
+ * not mattered, and now does: begin again.
+ */
+static void
+search_return(void)
+{
+	if (endpoints_searching() == SEARCH_NONE || endpoints_searching() == SEARCH_RACE ||
+		MyLink->renewing)
+		endpoints_search(SEARCH_RETURN, NULL);
+	MyLink->renewing = false;
+}
+
 /* All requests on it have already ended. */
 static void
 connection_failed(void *arg, const char *error, bool was_open)
@@ -271,16 +286,14 @@ connection_failed(void *arg, const char *error, bool was_open)
 	ereport(DEBUG1,
 			(errmsg_internal("etcd_lock: lost the connection to etcd at \"%s\": %s",
 							 link_endpoint(), error)));
-	if (endpoints_searching() == SEARCH_NONE || endpoints_searching() == SEARCH_RACE)
-		endpoints_search(SEARCH_RETURN, NULL);
+	search_return();
 }
 
 /* The server is about to stop, or a load balancer says so. */
 static void
 connection_closing(void *arg)
 {
-	if (endpoints_searching() == SEARCH_NONE || endpoints_searching() == SEARCH_RACE)
-		endpoints_search(SEARCH_RETURN, NULL);
+	search_return();
 	abort_streams();			/* they would keep the server from stopping */
 }
 

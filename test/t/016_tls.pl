@@ -6,6 +6,7 @@ use warnings;
 
 use EtcdLockTest;
 use File::Copy qw(copy);
+use IO::Socket::INET;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -242,6 +243,70 @@ sub nothing_is_lost
 	my $handed = $waiter->result;
 	is($handed->{sqlstate}, '', 'new authority: the lock is handed over');
 	$waiter->query("SELECT etcd_unlock('/held')");
+}
+
+# A certificate that etcd refuses: nothing happens while the old connection lasts, and
+# when it has ended, the log says why there is no other.
+my $relay;
+
+END
+{
+	my $exit_code = $?;
+	$relay->kill_kill if $relay;
+	$? = $exit_code;
+}
+
+{
+	my $name = 'refused certificate';
+	my $relay_port = PostgreSQL::Test::Cluster::get_free_port();
+	$relay = IPC::Run::start([ '/usr/bin/python3', '-c', <<'END', $relay_port, $etcd->endpoint =~ /:(\d+)$/ ]);
+import asyncio, signal, sys
+writers = set()
+async def pump(reader, writer):
+    writers.add(writer)
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    writers.discard(writer)
+    writer.close()
+async def serve(reader, writer):
+    up_reader, up_writer = await asyncio.open_connection('127.0.0.1', int(sys.argv[2]))
+    await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+def cut():
+    for writer in writers:
+        writer.transport.abort()
+async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, cut)
+    server = await asyncio.start_server(serve, '127.0.0.1', int(sys.argv[1]))
+    await server.serve_forever()
+asyncio.run(main())
+END
+	wait_until('the relay listens', sub { IO::Socket::INET->new(PeerAddr => "127.0.0.1:$relay_port") });
+	my %its = map { $_ => "$dir/its.$_" } qw(cert key);
+	my $good = $other_ca->issue;
+	my $refused = $ca->issue;
+	install($good->{$_}, $its{$_}) foreach qw(cert key);
+	my $third = start_server('fifth', endpoints => "https://127.0.0.1:$relay_port",
+		conf => $conf . join '', map { "etcd_lock.$_ = '$its{$_}'\n" } qw(cert key));
+	my $session = session($third);
+	$session->query("SELECT etcd_lock('/new'), etcd_unlock('/new')");
+	install($refused->{$_}, $its{$_}) foreach qw(cert key);
+	$third->reload;
+	wait_until("$name: it is seen", sub {
+			$session->query('SELECT count(*) FROM etcd_lock_endpoints() WHERE NOT healthy') == 1 });
+	is($session->query("SELECT etcd_lock('/new') > 0, etcd_unlock('/new')"), 't|t', "$name: the old connection serves");
+	my $offset = -s $third->logfile;
+	$relay->signal('USR1');
+	is_logged($third, $offset, qr/no link to etcd at "\S+": .*(?:alert|reset|closed|certificate)/,
+		"$name: said when there is no other connection");
+	install($good->{$_}, $its{$_}) foreach qw(cert key);
+	$third->reload;
+	wait_until("$name: another one serves", sub { status($third) =~ /^ready\|/ });
+	$session->quit;
+	$third->stop;
 }
 
 # Endpoints that must not be believed: in the log, in the status, and in the
