@@ -34,6 +34,13 @@
 /* How many bytes are prepared for one write. */
 #define WRITE_SIZE			(64 * 1024)
 
+/*
+ * HTTP/2 numbers the streams of a connection, and there is none after the
+ * 2^30th.  So a connection that has come this far is not used for further
+ * calls, while those in flight may still send what they have.
+ */
+#define LAST_STREAM_ID		0x7fff0000
+
 #define FRAME_HEADER		5	/* of a gRPC message: flags and length */
 #define FIRST_SIZE			4096
 
@@ -55,7 +62,8 @@ struct Grpc
 	size_t	   *stored;			/* see grpc_create() */
 
 	bool		open;			/* the server's settings have come */
-	bool		closing;		/* it has sent GOAWAY */
+	bool		closing;		/* it has sent GOAWAY, or its streams are
+								 * almost used up */
 	char		error[ERROR_SIZE];	/* not empty: the connection is gone */
 	char		detail[ERROR_SIZE]; /* the last message of nghttp2 */
 	uint8_t		first[EXCERPT]; /* the first bytes that came */
@@ -737,9 +745,13 @@ submit(GrpcCall *call)
 	free_string(call->token);
 	call->token = NULL;
 	if (id < 0)
+	{
 		end_undelivered(call, false, nghttp2_strerror(id));
-	else
-		call->id = id;
+		return;
+	}
+	call->id = id;
+	if (id >= LAST_STREAM_ID)
+		grpc->closing = true;
 }
 
 /* ----------------------------------------------------------------

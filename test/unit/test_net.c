@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include <nghttp2/nghttp2.h>
+
 #include "net/grpc.h"
 #include "net/target.h"
 #include "tap.h"
@@ -176,6 +178,46 @@ test_calls(void)
 	is_int((long long) stored, 0, "nothing is left");
 }
 
+/* Sessions of nghttp2 begin with this stream: a test cannot make 2^30 calls. */
+static int32_t first_id = 1;
+
+int			__real_nghttp2_session_client_new(nghttp2_session **session,
+											  const nghttp2_session_callbacks *callbacks, void *arg);
+int			__wrap_nghttp2_session_client_new(nghttp2_session **session,
+											  const nghttp2_session_callbacks *callbacks, void *arg);
+
+int
+__wrap_nghttp2_session_client_new(nghttp2_session **session,
+								  const nghttp2_session_callbacks *callbacks, void *arg)
+{
+	int			rc = __real_nghttp2_session_client_new(session, callbacks, arg);
+
+	if (rc == 0)
+		rc = nghttp2_session_set_next_stream_id(*session, first_id);
+	return rc;
+}
+
+static void
+test_last_streams(void)
+{
+	Grpc	   *grpc;
+	Ended		a,
+				b;
+
+	first_id = 0x7ffeffff;
+	grpc = open_connection(true);
+	first_id = 1;
+	call(grpc, &a);
+	ok(!grpc_is_closing(grpc), "so many streams may be used");
+	call(grpc, &b);
+	ok(grpc_is_closing(grpc), "then others are for another connection");
+	ok(call(grpc, &b) == NULL, "no other call is taken");
+	send_all(grpc);
+	grpc_deliver(grpc);
+	ok(a.times == 0 && b.times == 0, "those in flight go on");
+	grpc_destroy(grpc);
+}
+
 static void
 test_before_settings(void)
 {
@@ -205,6 +247,7 @@ main(void)
 {
 	test_targets();
 	test_calls();
+	test_last_streams();
 	test_before_settings();
 	return done_testing();
 }
