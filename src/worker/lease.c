@@ -22,6 +22,7 @@
 
 #include "access/xlog.h"
 #include "client/link.h"
+#include "client/response.h"
 #include "client/watch.h"
 #include "etcd/etcd_holder.h"
 #include "etcd/key_layout.h"
@@ -916,16 +917,26 @@ lease_create(const LeaseCallbacks *callbacks)
 		MyLease->state = LEASE_ALIVE;
 }
 
+/*
+ * The connection may have broken, or etcd may have had no leader: ask again,
+ * but not if etcd refuses.  The wait for this is limited.
+ */
 static void
 revoked_for_exit(void *arg, const EtcdResponse *response)
 {
-	MyLease->busy = false;
+	EtcdError	error;
+	bool		again = !response->delivered;
 
-	/* The connection may have broken; the wait for this is limited. */
-	if (response->delivered)
-		MyLease->state = LEASE_LEFT;
-	else
+	MyLease->busy = false;
+	if (response->delivered && response->reply.status != ETCD_OK)
+	{
+		etcd_response_error(&response->reply, &error);
+		again = response_is_unwell(&error);
+	}
+	if (again)
 		retry_later();
+	else
+		MyLease->state = LEASE_LEFT;
 }
 
 static void

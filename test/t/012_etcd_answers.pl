@@ -421,9 +421,16 @@ is(leases(), $leases, 'nothing of this has cost a lease');
 is_left_clean($etcd, $here, $there);
 $_->quit foreach $session, $second, $other;
 
-# At shutdown a connection breaks: the lease is given back all the same, see finish().
-$proxy->rules({ path => '/lease/revoke$', name => 'revoke', do => 'refuse', times => 2 });
+# At shutdown a connection breaks, and etcd changes its leader: the lease is given back
+# all the same, see finish().
+$proxy->rules(
+	{ path => '/lease/revoke$', name => 'revoke', do => 'refuse', times => 2 },
+	{
+		path => '/lease/revoke$', name => 'no leader', times => 2,
+		EtcdLockTest::Proxy::refusal(14, 'etcdserver: leader changed')
+	});
 $here->stop('fast');
 is($proxy->hits('revoke'), 2, 'revoke at shutdown: it is tried again');
+is($proxy->hits('no leader'), 2, '... also when etcd has no leader');
 finish($etcd, $here, $there);
 $proxy->stop;
