@@ -1,5 +1,6 @@
 # Many names are held, and many more waited for: what they cost the server's worker, in
 # CPU, memory, descriptors, connections and streams, is what changes, not what there is.
+# Whichever of their keys is deleted by hand, its holder is told at once.
 # Then locks come and go for a while, ETCD_LOCK_CHURN seconds (15): nothing must grow.
 
 use strict;
@@ -7,6 +8,7 @@ use warnings;
 
 use EtcdLockTest;
 use IPC::Run;
+use List::Util;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -100,10 +102,51 @@ note sprintf 'the worker has %.0f bytes of its own for each name', $each;
 cmp_ok($each, '<', 1500, '... and little memory for each name');
 
 $holder->quit;
-$keeper->quit;
 $waiters->{handle}->finish;
 is($waiters->{err}, '', 'all who waited have got their locks');
 wait_until('no name is waited for', sub { $look->query("SELECT waiting = 0 FROM etcd_lock_status()") eq 't' });
+
+#
+# The key of any of them is deleted by hand: the holder is told at once
+#
+
+wait_until('all that is held is watched', sub { $etcd->watchers >= $HELD });
+
+# How long it takes until the holder's statement is cancelled.
+sub told_after
+{
+	my (@names) = @_;
+	$keeper->send('SELECT pg_sleep(3600)');
+	wait_until('the holder is busy', sub {
+			$look->query("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = " . $keeper->pid) eq 't' });
+	my $deleted = time;
+	$etcd->delete("$_/") foreach @names;
+	my $result = $keeper->result;
+	my $took = time - $deleted;
+	like($result->{err}, qr/lock "\S+" was lost/, "@names: deleted by hand, and the holder is told");
+	my $list = join ',', map { "'$_'" } @names;
+	wait_until("@names: all are known to be lost", sub {
+			$look->query("SELECT count(*) = @{[ scalar @names ]} FROM etcd_locks WHERE lost AND name IN ($list)") eq 't' });
+	$keeper->query("SELECT etcd_unlock(name) FROM unnest(ARRAY[$list]) name");
+	return $took;
+}
+
+my @others = List::Util::shuffle(2 .. $HELD / 2 - 1, $HELD / 2 + 1 .. $HELD - 1);
+my @first = (1, $HELD / 2, $HELD);
+my $together = told_after(map { "/held/$_" } splice @others, 0, 5);
+
+# Without watches, the audit would tell, which takes most of a second.
+my $median = fastest(
+	0.5,
+	sub {
+		my @took = sort { $a <=> $b } map { told_after("/held/$_") } splice(@first), splice @others, 0, 6;
+		note sprintf 'keys of %d deleted by hand: told after %.0f ms (median), %.0f ms (longest); five together: %.0f ms',
+		  $HELD, map { 1e3 * $_ } $took[ @took / 2 ], $took[-1], $together;
+		return $took[ @took / 2 ];
+	});
+cmp_ok($median, '<', 0.5, 'the watches tell it, and not the audit');
+is($look->query('SELECT count(*) FROM etcd_locks WHERE lost'), 0, 'no other lock is lost');
+$keeper->quit;
 
 #
 # Many share a lock: who comes and goes does not wake those who have it
