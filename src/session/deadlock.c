@@ -33,9 +33,6 @@
 #include "utils/backend_status.h"
 #include "utils/memutils.h"
 
-/* Enough to detect a deadlock; others are checked when these have gone. */
-#define MAX_HOLDERS		64
-
 /*
  * Returns the process id of a session that holds the lock on this server and
  * waits for us, directly or through others, or 0.
@@ -43,13 +40,13 @@
 int
 deadlock_with_holder(LockHold *hold)
 {
-	int			holders[MAX_HOLDERS];
-	int			n = lock_hold_others(hold, holders, MAX_HOLDERS);
 	int			found = 0;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext,
 												  "etcd_lock deadlock check",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	int		   *holders = palloc(MaxBackends * sizeof(int));
+	int			n = lock_hold_others(hold, holders, MaxBackends);
 
 	for (int i = 0; i < n && found == 0; i++)
 	{

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "shared/compat.h"
 #include "shared/local_waits.h"
 #include "shared/lock_keys.h"
@@ -121,28 +122,28 @@ local_wait_get(int pid, LocalWait *wait)
 static List *
 add_drained(List *pids, int pid)
 {
+	int		   *holders = palloc(MaxBackends * sizeof(int));
 	LWLock	   *lock;
 	const LockHold *hold = lock_wanted(pid, LW_SHARED, &lock);
-	int			holders[64];
 	int			n = 0;
 	dlist_iter	iter;
 
-	if (hold == NULL)
-		return pids;
-	if (hold->state == HOLD_DRAINING)
+	if (hold != NULL && hold->state == HOLD_DRAINING)
 	{
 		dlist_foreach(iter, &hold->entry->owners)
 		{
 			const LockHold *other = dlist_container(LockHold, link, iter.cur);
 
 			if (other->state == HOLD_HOLDING && !other->superseded && other->pid != pid &&
-				n < lengthof(holders))
+				n < MaxBackends)
 				holders[n++] = other->pid;
 		}
 	}
-	LWLockRelease(lock);
+	if (hold != NULL)
+		LWLockRelease(lock);
 	for (int i = 0; i < n; i++)
 		pids = list_append_unique_int(pids, holders[i]);
+	pfree(holders);
 	return pids;
 }
 

@@ -114,13 +114,14 @@ try_again(Post *post, int64 pause)
 }
 
 /*
- * If the lease is gone, the server that should read it is gone.  Else try
- * again later.
+ * If the lease is gone, the server that should read it is gone.  If we may not
+ * write there, that will last, and the message must not take another one's
+ * room: the session that waits asks again.  Else try again later.
  */
 static void
 refused(Post *post, const EtcdError *error)
 {
-	if (error->code == ETCD_NOT_FOUND)
+	if (error->code == ETCD_NOT_FOUND || error->code == ETCD_PERMISSION_DENIED)
 		drop(post);
 	else
 		try_again(post, REFUSED_PAUSE);

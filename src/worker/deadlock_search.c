@@ -111,13 +111,21 @@ deadlock_search_begin(DeadlockSearch *search, const DeadlockKey *key)
 	return true;
 }
 
+/*
+ * Of sessions that wait with the same key, the first one stands for all: the
+ * path through it is the shortest.
+ */
 static void
 add_found(DeadlockSearch *search, int process, const LocalWait *wait)
 {
 	DeadlockFound *found;
 
-	if (search->nfound == DEADLOCK_SEARCH_MAX_FOUND)
-		return;
+	for (int i = 0; i < search->nfound; i++)
+	{
+		if (search->found[i].wanted.serial == wait->serial &&
+			search->found[i].wanted.create_revision == wait->create_revision)
+			return;
+	}
 	found = &search->found[search->nfound++];
 	found->process = process;
 	found->wanted.serial = wait->serial;

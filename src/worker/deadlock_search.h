@@ -30,7 +30,6 @@ typedef struct DeadlockReached
 
 /* Deadlocks through more sessions of a server are not found. */
 #define DEADLOCK_SEARCH_MAX_PROCESSES	1000
-#define DEADLOCK_SEARCH_MAX_FOUND		64
 
 typedef struct DeadlockSearch
 {
@@ -38,8 +37,8 @@ typedef struct DeadlockSearch
 	int			nprocesses;
 	int			next;			/* to be looked at */
 	DeadlockReached processes[DEADLOCK_SEARCH_MAX_PROCESSES];
-	int			nfound;
-	DeadlockFound found[DEADLOCK_SEARCH_MAX_FOUND];
+	int			nfound;			/* at most one for each key */
+	DeadlockFound found[DEADLOCK_SEARCH_MAX_PROCESSES];
 } DeadlockSearch;
 
 /*

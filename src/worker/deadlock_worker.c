@@ -68,9 +68,9 @@
 /* Looks at trails are gathered to such moments; microseconds. */
 #define TRAIL_GRAIN			INT64CONST(50000)
 
-/* Limits for one probe: keys that it is sent to, and paths that it was sent along. */
+/* Limits for one probe: keys ahead that it is sent to, and times that a trail sends it. */
 #define MAX_AHEAD			64
-#define MAX_SENT			64
+#define MAX_SENT			1000
 
 typedef struct Seeker
 {
@@ -85,6 +85,13 @@ typedef struct Seeker
 	int			nahead;			/* keys ahead then */
 } Seeker;
 
+typedef struct Sent
+{
+	int			pid;
+	uint64		wait;			/* of that session, by which it has gone on */
+	int64		ahead;			/* create_revision of the key, to whose server */
+} Sent;
+
 typedef struct Trail
 {
 	dlist_node	link;
@@ -98,12 +105,8 @@ typedef struct Trail
 	int64		next_at;
 	DeadlockSearch *search;		/* NULL: it rests */
 	int			nsent;
-	struct
-	{
-		int			pid;
-		uint64		wait;		/* of that session, by which it has gone on */
-		int64		ahead;		/* create_revision of the key, to whose server */
-	}			sent[MAX_SENT];
+	int			max_sent;
+	Sent	   *sent;			/* palloc'd; NULL: there is room for none */
 } Trail;
 
 typedef struct Cycle
@@ -111,6 +114,8 @@ typedef struct Cycle
 	dlist_node	link;
 	uint64		number;
 	DeadlockKey wanted;			/* the victim's */
+	DeadlockKey held;			/* its server's, by which the probe came back, */
+	uint64		first_number;	/* and the probe's number in the first round */
 	LocalWait	wait;
 	int64		expires_at;
 	unsigned char *message;		/* palloc'd */
@@ -364,6 +369,53 @@ was_sent(const Trail *trail, int pid, uint64 wait, int64 ahead)
 	return false;
 }
 
+static void
+note_sent(Trail *trail, int pid, uint64 wait, int64 ahead)
+{
+	Sent	   *sent;
+
+	if (trail->nsent == trail->max_sent)
+	{
+		int			n = Max(2 * trail->max_sent, 4);
+
+		trail->sent = trail->sent == NULL ?
+			MemoryContextAlloc(TopMemoryContext, n * sizeof(Sent)) :
+			repalloc(trail->sent, n * sizeof(Sent));
+		trail->max_sent = n;
+	}
+	sent = &trail->sent[trail->nsent++];
+	sent->pid = pid;
+	sent->wait = wait;
+	sent->ahead = ahead;
+}
+
+/*
+ * A read key waits for exclusive ones only, and they also for read keys that are not ahead
+ * of it: there the probe gets through the first exclusive key alone.  That key's server may
+ * pass none on, because it is of version 1.0, or may not be written to.  So one more of the
+ * exclusive keys gets the probe, drawn by its number.  Returns its create_revision, or 0.
+ */
+static int64
+draw_relay(const WorkerKey *key, const First *all, uint64 number)
+{
+	int64	   *behind = palloc(Max(key->nahead, 1) * sizeof(int64));
+	int64		drawn;
+	int			n = 0;
+	QueueKeyParts parts;
+
+	for (int i = 0; i < key->nahead && key->mode == LOCK_SHARED; i++)
+	{
+		const AheadKey *ahead = &key->ahead[i];
+
+		if (key_layout_split(ahead->key, ahead->key_len, &parts) && parts.is_server &&
+			parts.lease != 0 && is_behind(all, parts.lease, ahead->create_revision))
+			behind[n++] = ahead->create_revision;
+	}
+	drawn = n == 0 ? 0 : behind[number % (uint64) n];
+	pfree(behind);
+	return drawn;
+}
+
 /*
  * Send the probe to the owners of those keys ahead of ours that wait for none of the
  * others, and to which the trail, if it is one's, has not sent it yet.  Foreign clients'
@@ -376,17 +428,20 @@ send_ahead(DeadlockProbe *probe, const WorkerKey *key, Trail *trail, int pid, ui
 	First		all;
 	First		exclusive;
 	QueueKeyParts parts;
+	int64		relay;
 	int			n = 0;
 
 	find_first(key, &all, &exclusive);
+	relay = draw_relay(key, &all, probe->number);
 	for (int i = 0; i < key->nahead && n < MAX_AHEAD; i++)
 	{
 		const AheadKey *ahead = &key->ahead[i];
 
 		if (!key_layout_split(ahead->key, ahead->key_len, &parts) || !parts.is_server ||
 			parts.lease == 0 || (only_readers && parts.kind != QUEUE_KEY_READ) ||
-			is_behind(parts.kind == QUEUE_KEY_READ ? &exclusive : &all, parts.lease,
-					  ahead->create_revision))
+			(ahead->create_revision != relay &&
+			 is_behind(parts.kind == QUEUE_KEY_READ ? &exclusive : &all, parts.lease,
+					   ahead->create_revision)))
 			continue;
 		n++;
 		if (trail != NULL && (trail->nsent == MAX_SENT ||
@@ -397,11 +452,7 @@ send_ahead(DeadlockProbe *probe, const WorkerKey *key, Trail *trail, int pid, ui
 		if (!deadlock_post_to_owner(probe, parts.lease, ahead))
 			return false;
 		if (trail != NULL)
-		{
-			trail->sent[trail->nsent].pid = pid;
-			trail->sent[trail->nsent].wait = wait;
-			trail->sent[trail->nsent++].ahead = ahead->create_revision;
-		}
+			note_sent(trail, pid, wait, ahead->create_revision);
 	}
 	return true;
 }
@@ -525,6 +576,37 @@ drop_cycle(Cycle *cycle)
 	pfree(cycle);
 }
 
+static void
+drop_trail(Trail *trail)
+{
+	dlist_delete(&trail->link);
+	MyDeadlocks->ntrails--;
+	if (trail->search != NULL)
+		pfree(trail->search);
+	if (trail->sent != NULL)
+		pfree(trail->sent);
+	pfree(trail->message);
+	pfree(trail);
+}
+
+/*
+ * The probe that has led to this cycle would do so again and again, and no other one of
+ * this wait would begin meanwhile.
+ */
+static void
+drop_trail_of(const Cycle *cycle)
+{
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &MyDeadlocks->trails)
+	{
+		Trail	   *trail = dlist_container(Trail, link, iter.cur);
+
+		if (trail->number == cycle->first_number && same_key(&trail->to, &cycle->held))
+			drop_trail(trail);
+	}
+}
+
 /*
  * A cycle that does not come back has met a wait that has changed: search
  * again.
@@ -534,6 +616,7 @@ give_up_cycle(Cycle *cycle, int64 now)
 {
 	Seeker	   *seeker = find_seeker(&cycle->wanted);
 
+	drop_trail_of(cycle);
 	if (seeker != NULL)
 	{
 		seeker->next_at = now;
@@ -614,9 +697,9 @@ end_wait(const Cycle *cycle, const DeadlockProbe *probe)
 
 /* A probe has come back to the wait that it is about: is each wait on it still the same? */
 static void
-begin_cycle(const Trail *trail, DeadlockProbe *probe, const DeadlockFound *found)
+begin_cycle(const Trail *trail, DeadlockProbe *probe, const DeadlockFound *found,
+			DeadlockProcess *processes)
 {
-	DeadlockProcess *processes = palloc(DEADLOCK_PROBE_MAX_PROCESSES * sizeof(DeadlockProcess));
 	int			n = deadlock_search_path(trail->search, found, processes);
 	Cycle	   *cycle;
 	LocalWait	wait;
@@ -642,6 +725,8 @@ begin_cycle(const Trail *trail, DeadlockProbe *probe, const DeadlockFound *found
 	cycle = MemoryContextAllocZero(TopMemoryContext, sizeof(Cycle));
 	cycle->number = probe->number;
 	cycle->wanted = found->wanted;
+	cycle->held = trail->to;
+	cycle->first_number = trail->number;
 	cycle->wait = wait;
 	cycle->expires_at = clock_now() + KEEP_CYCLE;
 	cycle->message = message;
@@ -703,17 +788,6 @@ second_round_came(DeadlockProbe *probe)
  * ----------------------------------------------------------------
  */
 
-static void
-drop_trail(Trail *trail)
-{
-	dlist_delete(&trail->link);
-	MyDeadlocks->ntrails--;
-	if (trail->search != NULL)
-		pfree(trail->search);
-	pfree(trail->message);
-	pfree(trail);
-}
-
 static Trail *
 find_trail(const DeadlockProbe *probe)
 {
@@ -766,6 +840,8 @@ first_round_came(const DeadlockProbe *probe, const void *data, size_t len)
 		if (trail->search != NULL)
 			pfree(trail->search);
 		trail->search = NULL;
+		dlist_delete(&trail->link);
+		dlist_push_tail(&MyDeadlocks->trails, &trail->link);
 	}
 	trail->number = probe->number;
 	trail->message = MemoryContextAlloc(TopMemoryContext, len);
@@ -777,41 +853,23 @@ first_round_came(const DeadlockProbe *probe, const void *data, size_t len)
 	wake_at(trail->next_at);
 }
 
-/*
- * A session that waits in etcd's queue was found.  If the key itself waits
- * there, a session behind it waits for most of those ahead, too, and has asked
- * their servers.
- */
+/* The probe goes on from a session that waits in etcd's queue with this key. */
 static void
-follow(Trail *trail, const DeadlockFound *found)
+send_on(Trail *trail, const DeadlockFound *found, DeadlockProbe *probe, const WorkerKey *key,
+		DeadlockProcess *processes)
 {
-	DeadlockProbe *probe = decode(trail->message, trail->len);
-	DeadlockHop *hop;
-	DeadlockProcess *processes;
-	LockKey		shared;
-	const WorkerKey *key = deadlock_search_key(&found->wanted, &shared);
 	bool		same_queue = trail->search->waits_itself;
-	bool		behind_exclusive;
+	bool		behind_exclusive = probe->hops[probe->nhops - 1].exclusive;
+	DeadlockHop *hop = add_own_hop(probe, &found->wanted, found->exclusive);
 	int			n;
 
-	if (probe == NULL || key == NULL)
-		return;
-	behind_exclusive = probe->hops[probe->nhops - 1].exclusive;
-	switch (deadlock_probe_decide(probe, (uint64) lease_id(), &found->wanted))
-	{
-		case DEADLOCK_CLOSED:
-			begin_cycle(trail, probe, found);
-			return;
-		case DEADLOCK_DROPPED:
-			return;
-		case DEADLOCK_GOES_ON:
-			break;
-	}
-	hop = add_own_hop(probe, &found->wanted, found->exclusive);
+	/*
+	 * If the key that the probe is about waits in its queue, too, a session
+	 * behind it waits for most of those ahead, and has asked their servers.
+	 */
 	if (hop == NULL || (same_queue && behind_exclusive))
 		return;
 	hop->held = trail->to;
-	processes = palloc(DEADLOCK_PROBE_MAX_PROCESSES * sizeof(DeadlockProcess));
 	n = deadlock_search_path(trail->search, found, processes);
 	for (int i = 0; i < n; i++)
 	{
@@ -824,6 +882,34 @@ follow(Trail *trail, const DeadlockFound *found)
 	if (n > 0)
 		(void) send_ahead(probe, key, trail, processes[n - 1].pid, processes[n - 1].wait,
 						  same_queue);
+}
+
+/* A session that waits in etcd's queue was found. */
+static void
+follow(Trail *trail, const DeadlockFound *found)
+{
+	DeadlockProbe *probe = decode(trail->message, trail->len);
+	DeadlockProcess *processes;
+	LockKey		shared;
+	const WorkerKey *key = deadlock_search_key(&found->wanted, &shared);
+
+	if (probe == NULL || key == NULL)
+		return;
+	processes = palloc(DEADLOCK_PROBE_MAX_PROCESSES * sizeof(DeadlockProcess));
+	switch (deadlock_probe_decide(probe, (uint64) lease_id(), &found->wanted))
+	{
+		case DEADLOCK_CLOSED:
+			begin_cycle(trail, probe, found, processes);
+			break;
+		case DEADLOCK_DROPPED:
+			break;
+		case DEADLOCK_GOES_ON:
+			send_on(trail, found, probe, key, processes);
+			break;
+	}
+	/* a thousand may be found at once */
+	pfree(processes);
+	pfree(probe);
 }
 
 /*
