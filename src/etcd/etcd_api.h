@@ -202,6 +202,7 @@ typedef struct EtcdStatusResult
 	int64_t		db_size_in_use;
 	int64_t		db_quota;		/* 0: unknown (before 3.6) */
 	uint64_t	leader;			/* 0: none known */
+	bool		is_learner;		/* does not vote yet, and grants no leases */
 	int			nerrors;		/* alarms and the like, as etcd words them */
 	char	  **errors;
 } EtcdStatusResult;

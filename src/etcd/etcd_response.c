@@ -40,7 +40,7 @@ enum
 	TXN_SUCCEEDED = 2, TXN_RESPONSES = 3,
 	LEASE_ID = 2, LEASE_TTL = 3, LEASE_GRANTED_TTL = 4, LEASE_KEYS = 5,
 	STATUS_VERSION = 2, STATUS_DB_SIZE = 3, STATUS_LEADER = 4, STATUS_ERRORS = 8,
-	STATUS_DB_SIZE_IN_USE = 9, STATUS_DB_QUOTA = 12,
+	STATUS_DB_SIZE_IN_USE = 9, STATUS_IS_LEARNER = 10, STATUS_DB_QUOTA = 12,
 	AUTH_TOKEN = 2,
 	WATCH_ID = 2, WATCH_CREATED = 3, WATCH_CANCELED = 4,
 	WATCH_COMPACT_REVISION = 5, WATCH_CANCEL_REASON = 6, WATCH_EVENTS = 11,
@@ -493,6 +493,9 @@ read_status_fields(Decoder *decoder, EtcdStatusResult *result)
 				break;
 			case STATUS_DB_SIZE_IN_USE:
 				good = decoder_read_int(decoder, &result->db_size_in_use);
+				break;
+			case STATUS_IS_LEARNER:
+				good = decoder_read_bool(decoder, &result->is_learner);
 				break;
 			case STATUS_DB_QUOTA:
 				good = decoder_read_int(decoder, &result->db_quota);

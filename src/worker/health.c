@@ -268,6 +268,18 @@ get_status(const Probe *probe, const EtcdResponse *response, EtcdStatusResult *s
 	return false;
 }
 
+/* A member that responds may still be unable to grant locks. */
+static void
+note_status(const Probe *probe, const EtcdStatusResult *status)
+{
+	if (status->is_learner)
+		link_status_endpoint_failed(probe->url, "is a learner, which grants no locks");
+	else if (status->leader == 0)
+		link_status_endpoint_failed(probe->url, "knows no leader");
+	else
+		link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, status, NULL);
+}
+
 /* The endpoint in use has responded. */
 static void
 current_done(void *arg, const EtcdResponse *response)
@@ -277,7 +289,7 @@ current_done(void *arg, const EtcdResponse *response)
 
 	if (get_status(probe, response, &status))
 	{
-		link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, &status, NULL);
+		note_status(probe, &status);
 		look_at_status(&status);
 		etcd_response_free_status(&status);
 	}
@@ -297,7 +309,7 @@ other_done(void *arg, const EtcdResponse *response)
 			status.header.cluster_id != lock_shared->cluster_id)
 			link_status_endpoint_failed(probe->url, "belongs to another etcd cluster");
 		else
-			link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, &status, NULL);
+			note_status(probe, &status);
 		etcd_response_free_status(&status);
 	}
 	free_probe(probe);

@@ -189,6 +189,26 @@ END
 	$_->stop foreach $other, $hung;
 }
 
+# A member that has no vote yet responds, but grants no lease.
+{
+	my $learner = EtcdLockTest::Etcd->new(start => 0, args => [ '--initial-cluster-state', 'existing' ]);
+	my $added = $etcd->call('/v3/cluster/member/add',
+		{ peerURLs => [ $learner->peer_url ], isLearner => JSON::PP::true() });
+	$learner->{cluster} = join ',', $etcd->as_member, $learner->as_member;
+	$learner->launch;
+	wait_until('the learner responds',
+		sub { eval { $learner->call('/v3/maintenance/status', {})->{isLearner} } });
+	set_endpoints($here, join ',', $proxy->url, $learner->endpoint);
+	wait_until('both were looked at',
+		sub { $look->query('SELECT bool_and(healthy IS NOT NULL) AND count(*) = 2
+			FROM etcd_lock_endpoints()') eq 't' });
+	is($look->query('SELECT healthy, error FROM etcd_lock_endpoints() OFFSET 1'),
+		'f|is a learner, which grants no locks', 'a learner is not healthy');
+	set_endpoints($here, $proxy->url);
+	$etcd->call('/v3/cluster/member/remove', { ID => $added->{member}{ID} });
+	$learner->stop;
+}
+
 #
 # A full database
 #
