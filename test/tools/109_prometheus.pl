@@ -98,6 +98,7 @@ start('sql_exporter', $exporter, '-config.file', "$dir/sql_exporter.yaml",
 my ($scrape) = map { $_->{text} }
   grep { ($_->{info}[0] // '') eq 'yaml' } EtcdLockTest::Markdown::blocks(slurp_file("$top/doc/monitoring.md"));
 $scrape =~ s/\['db1:9237', 'db2:9237'\]/['127.0.0.1:$exporter_port']/ or die;
+append_to_file("$dir/prometheus_rules.yaml", $rules);
 append_to_file("$dir/prometheus.yaml", "global:\n  scrape_interval: 1s\n$scrape");
 start('prometheus', $prometheus, "--config.file=$dir/prometheus.yaml",
 	"--storage.tsdb.path=$dir/data", "--web.listen-address=127.0.0.1:$prometheus_port");
@@ -113,6 +114,10 @@ sub query
 
 wait_until('Prometheus has the metrics', sub { my $r = query('etcd_lock_link_ready'); $r && @$r })
   or diag(map { "$_: $started{$_}{output}\n" } keys %started);
+
+my $loaded = decode_json(page("http://127.0.0.1:$prometheus_port/api/v1/rules") // '{}');
+is_deeply([ map { $_->{name} } map { @{ $_->{rules} } } @{ $loaded->{data}{groups} } ],
+	[ $rules =~ /alert: (\w+)/g ], 'it has loaded the alerts');
 
 # Each metric that postgres_exporter brings, with the same labels.
 my $namespace;
