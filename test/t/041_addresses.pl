@@ -228,7 +228,11 @@ END
 		exec $haproxy, '-f', "$dir/haproxy.cfg" or POSIX::_exit(127);
 	}
 	push @relays, $pid;
-	wait_until('the balancer listens', sub { IO::Socket::INET->new(PeerAddr => "127.0.0.1:$balanced") });
+	wait_until('the balancer listens',
+		sub {
+			die "haproxy has ended: " . slurp_file("$dir/log") if waitpid($pid, POSIX::WNOHANG) != 0;
+			IO::Socket::INET->new(PeerAddr => "127.0.0.1:$balanced");
+		});
 	# keepalives every 12 s, so that the connection is idle
 	$here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '60s'");
 	$here->stop;
