@@ -42,6 +42,8 @@ foreach my $i (1 .. 5)
 	$best = $took if !defined $best || $took < $best;
 	$here->query('SELECT etcd_unlock_all()');
 	is_left_clean($etcd, $a);
+	# Etcd has done it before its response is counted.
+	wait_until('the unlocks are counted', sub { (batches($a))[1] - $before[1] >= 60 });
 }
 is($best, 1, 'in one request');
 {
