@@ -330,19 +330,6 @@ etcd_request_watch_cancel(int64_t watch_id)
 	return finish(ETCD_METHOD_WATCH, &writer);
 }
 
-EtcdMessage
-etcd_request_copy(const EtcdMessage *message)
-{
-	EtcdMessage copy = *message;
-
-	if (message->data == NULL)
-		return copy;
-	copy.data = malloc(message->len > 0 ? message->len : 1);
-	if (copy.data != NULL)
-		memcpy(copy.data, message->data, message->len);
-	return copy;
-}
-
 void
 etcd_request_free(EtcdMessage *message)
 {

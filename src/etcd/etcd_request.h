@@ -54,9 +54,6 @@ extern EtcdMessage etcd_request_watch_create(int64_t watch_id, const EtcdRange *
 											 bool deletes_only);
 extern EtcdMessage etcd_request_watch_cancel(int64_t watch_id);
 
-/* A copy, to send it again. */
-extern EtcdMessage etcd_request_copy(const EtcdMessage *message);
-
 /* Frees the data; a password is wiped. */
 extern void etcd_request_free(EtcdMessage *message);
 

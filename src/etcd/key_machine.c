@@ -214,14 +214,6 @@ key_machine_is_deleting(KeyState state)
 	return state >= KEY_DROPPED && state <= KEY_DELETE_SENT;
 }
 
-bool
-key_machine_is_sent(KeyState state)
-{
-	return state == KEY_PUT_SENT || state == KEY_READ_SENT ||
-		state == KEY_TRY_SENT || state == KEY_ABANDONED ||
-		state == KEY_DELETE_SENT;
-}
-
 const char *
 key_machine_state_name(KeyState state)
 {

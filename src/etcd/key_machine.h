@@ -108,9 +108,6 @@ extern bool key_machine_is_on_its_way(KeyState state);
 
 extern bool key_machine_is_deleting(KeyState state);
 
-/* Part of a request whose response is still to come. */
-extern bool key_machine_is_sent(KeyState state);
-
 extern const char *key_machine_state_name(KeyState state);
 extern const char *key_machine_event_name(KeyEvent event);
 

@@ -34,19 +34,14 @@ struct Channel
 	bool		said_closing;
 	bool		has_more;		/* there is more to read, but no event will
 								 * say so */
-	RingLink	in_retired;
 };
 
 /* Bytes that wait in all calls of this process. */
 static size_t stored = 0;
 
-/* Retired channels, which only this list knows. */
-static RingLink retired = {&retired, &retired, NULL};
-
 static void
 free_channel(Channel *channel)
 {
-	ring_remove(&channel->in_retired);
 	grpc_destroy(channel->grpc);
 	connection_destroy(channel->connection);
 	loop_remove(&channel->task);
@@ -79,15 +74,7 @@ channel_retire(Channel *channel)
 		return;
 	channel->retired = true;
 	memset(&channel->callbacks, 0, sizeof(channel->callbacks));
-	ring_append(&retired, &channel->in_retired, channel);
 	channel->task.due = loop_now();
-}
-
-void
-channel_destroy_retired(void)
-{
-	while (!ring_is_empty(&retired))
-		free_channel(retired.next->element);
 }
 
 /* The task has something to do, if only to write. */

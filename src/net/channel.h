@@ -78,7 +78,4 @@ extern void channel_abort(Channel *channel, GrpcCall *call, const char *error);
 extern bool channel_is_open(const Channel *channel);
 extern bool channel_is_closing(const Channel *channel);
 
-/* Destroy all that were retired; before loop_destroy(). */
-extern void channel_destroy_retired(void);
-
 #endif							/* CHANNEL_H */

@@ -289,8 +289,9 @@ name_watch_reconciled(WorkerName *name, bool missing)
 	set_watch_list(name, missing ? WATCH_LIST_MISSING : WATCH_LIST_NONE);
 }
 
-void
-name_update_waiting(WorkerName *name)
+/* Count the name as waiting while a key of it is queued. */
+static void
+update_waiting(WorkerName *name)
 {
 	bool		waiting = false;
 
@@ -430,63 +431,9 @@ leave_held(WorkerKey *key)
 		name_set_keep_watch(key->name, false);
 }
 
-/*
- * A request that is applied late must not find another key of the same name:
- * key_machine.c says when the serial may be used again (rule 15).
- */
-static void
-forget_key(WorkerKey *key)
-{
-	WorkerName *name = key->name;
-
-	Assert(key->key_id != 0);
-	name_leave_queue(key);
-	leave_audit(key);
-	leave_held(key);
-	name_forget_ahead(key);
-	serial_set_owner(key->serial, NULL);
-	if (key->reuse_serial)
-		serial_give_back(name->entry->hashcode, key->serial);
-	pfree(key->etcd_key);
-	key->etcd_key = NULL;
-	key->key_id = 0;
-	name_update_waiting(name);
-	name_release_if_unused(name);
-}
-
-void
-name_settle(WorkerName *name)
-{
-	ASSERT_ENTRY_NOT_LOCKED(name->entry);
-	name_retain(name);
-	name_update_waiting(name);
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-	{
-		WorkerKey  *key = name_key(name, i);
-
-		if (key != NULL && name_key_is_freed(key))
-			forget_key(key);
-	}
-	name_release(name);
-}
-
-void
-name_retain(WorkerName *name)
-{
-	name->in_flight++;
-}
-
-void
-name_release(WorkerName *name)
-{
-	Assert(name->in_flight > 0);
-	name->in_flight--;
-	name_release_if_unused(name);
-}
-
 /* Free the name, and release its entry, if nothing needs it. */
-void
-name_release_if_unused(WorkerName *name)
+static void
+release_if_unused(WorkerName *name)
 {
 	LockEntry  *entry = name->entry;
 	LWLock	   *lock;
@@ -518,6 +465,60 @@ name_release_if_unused(WorkerName *name)
 			pfree(name->keys[i]);
 	}
 	pfree(name);
+}
+
+/*
+ * A request that is applied late must not find another key of the same name:
+ * key_machine.c says when the serial may be used again (rule 15).
+ */
+static void
+forget_key(WorkerKey *key)
+{
+	WorkerName *name = key->name;
+
+	Assert(key->key_id != 0);
+	name_leave_queue(key);
+	leave_audit(key);
+	leave_held(key);
+	name_forget_ahead(key);
+	serial_set_owner(key->serial, NULL);
+	if (key->reuse_serial)
+		serial_give_back(name->entry->hashcode, key->serial);
+	pfree(key->etcd_key);
+	key->etcd_key = NULL;
+	key->key_id = 0;
+	update_waiting(name);
+	release_if_unused(name);
+}
+
+void
+name_settle(WorkerName *name)
+{
+	ASSERT_ENTRY_NOT_LOCKED(name->entry);
+	name_retain(name);
+	update_waiting(name);
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		WorkerKey  *key = name_key(name, i);
+
+		if (key != NULL && name_key_is_freed(key))
+			forget_key(key);
+	}
+	name_release(name);
+}
+
+void
+name_retain(WorkerName *name)
+{
+	name->in_flight++;
+}
+
+void
+name_release(WorkerName *name)
+{
+	Assert(name->in_flight > 0);
+	name->in_flight--;
+	release_if_unused(name);
 }
 
 /* ----------------------------------------------------------------

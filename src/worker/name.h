@@ -206,9 +206,6 @@ extern void name_settle(WorkerName *name);
 extern void name_retain(WorkerName *name);
 extern void name_release(WorkerName *name);
 
-/* Free the name if nothing needs it. */
-extern void name_release_if_unused(WorkerName *name);
-
 /*
  * Returns the key with this serial, or with exactly this name in etcd, or
  * NULL.
@@ -224,7 +221,6 @@ extern void name_leave_queue(WorkerKey *key);	/* of txn_queue.c */
 
 extern void name_forget_ahead(WorkerKey *key);
 extern void name_forget_note(WorkerKey *key);
-extern void name_update_waiting(WorkerName *name);
 extern void name_set_keep_watch(WorkerName *name, bool keep);
 extern void name_set_holder_look(WorkerKey *key, int64 when);
 extern void name_set_look_at(WorkerName *name, int64 when);

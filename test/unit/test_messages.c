@@ -264,12 +264,6 @@ test_requests(void)
 	ok(strcmp(etcd_request_path(ETCD_METHOD_TXN), "/etcdserverpb.KV/Txn") == 0, "a path");
 
 	message = etcd_request_lease_grant(300, 10);
-	{
-		EtcdMessage copy = etcd_request_copy(&message);
-
-		ok(copy.data != message.data && copy.method == ETCD_METHOD_LEASE_GRANT, "a copy");
-		is_message(copy, "\x08\x0a\x10\xac\x02", 5, "is the same");
-	}
 	etcd_request_free(&message);
 	etcd_request_free(&message);
 }

@@ -341,11 +341,6 @@ channel_is_closing(const Channel *channel)
 	return false;
 }
 
-void
-channel_destroy_retired(void)
-{
-}
-
 static void
 fail_channel(Channel *channel, const char *error)
 {

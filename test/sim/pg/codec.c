@@ -113,12 +113,6 @@ ask_of(const EtcdMessage *message)
 	return ask;
 }
 
-EtcdMessage
-etcd_request_copy(const EtcdMessage *message)
-{
-	return message_of(message->method, sim_ask_keep(ask_of(message)));
-}
-
 void
 etcd_request_free(EtcdMessage *message)
 {
