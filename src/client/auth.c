@@ -26,8 +26,8 @@
 
 /*
  * Pause after a failed login, microseconds: doubled from first to last, and up to a
- * quarter longer, so that many servers do not come at once.  So soon there are locks
- * again when etcd lets everybody in again; to look at a password costs it 60 ms.
+ * quarter longer, so that many servers do not come at once.  Once etcd accepts
+ * logins again, locks soon work again; checking a password costs etcd 60 ms.
  */
 #define FIRST_PAUSE		INT64CONST(1000000)
 #define LAST_PAUSE		INT64CONST(5000000)

@@ -217,7 +217,7 @@ last_interrupts(void)
 }
 
 static void
-forget_answer(LocalHold *local, void *arg)
+forget_unknown(LocalHold *local, void *arg)
 {
 	local->unknown = false;
 }
@@ -233,7 +233,7 @@ guard(bool changing)
 			   _("It was unlocked by this transaction, which had made changes, when it was lost already."),
 			   _("Retry the transaction."));
 
-	lock_session_foreach(forget_answer, NULL);
+	lock_session_foreach(forget_unknown, NULL);
 	if (looks && changing && etcd_lock_commit_guard == COMMIT_GUARD_ETCD)
 		lock_check_all();
 

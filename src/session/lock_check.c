@@ -56,7 +56,7 @@ look_at_one(LocalHold *local, void *arg)
  * "unknown" until its result is there.
  */
 static void
-wait_for_answers(LocalHold *only)
+wait_for_responses(LocalHold *only)
 {
 	int64		give_up_at = clock_now() + (int64) etcd_lock_request_timeout * 1000;
 
@@ -84,7 +84,7 @@ LockCheck
 lock_check(LocalHold *local)
 {
 	start_one(local, NULL);
-	wait_for_answers(local);
+	wait_for_responses(local);
 	if (!is_held(local))
 		return LOCK_CHECK_LOST;
 	return local->unknown ? LOCK_CHECK_UNKNOWN : LOCK_CHECK_HELD;
@@ -94,7 +94,7 @@ void
 lock_check_all(void)
 {
 	lock_session_foreach(start_one, NULL);
-	wait_for_answers(NULL);
+	wait_for_responses(NULL);
 }
 
 void

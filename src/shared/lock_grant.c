@@ -132,7 +132,7 @@ refuse(LockHold *hold)
 
 /* Does this session hold the lock in the other mode by this very key? */
 static bool
-rides_on(LockEntry *entry, const LockHold *hold, const LockKey *key)
+holds_by(LockEntry *entry, const LockHold *hold, const LockKey *key)
 {
 	dlist_iter	iter;
 
@@ -176,7 +176,7 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 			 * exclusive mode again regardless of the window, because it never
 			 * released the key (rule 9).
 			 */
-			if (rides_on(entry, hold, key))
+			if (holds_by(entry, hold, key))
 				return grant(entry, hold, key);
 			if (hold->has_tick)
 			{
@@ -289,7 +289,7 @@ ask_shared(LockEntry *entry, LockHold *hold)
 	LockKey    *key = lock_key_live(entry, LOCK_SHARED);
 
 	if (write_key != NULL && lock_key_held_valid(write_key) &&
-		rides_on(entry, hold, write_key))
+		holds_by(entry, hold, write_key))
 		return grant(entry, hold, write_key);
 
 	/*

@@ -52,8 +52,8 @@ lock_keep_taken(LockEntry *entry, LockKey *key)
 	int64		now = clock_now();
 
 	/*
-	 * What counts is when it was asked for: of servers that take turns, one
-	 * that has to wait longer for its turn would else get less each time.
+	 * What counts is when it was asked for: otherwise, of servers that take
+	 * turns, one that has to wait longer would get less each time.
 	 */
 	int64		asked = key->just_granted ? key->wanted_at : now;
 

@@ -9,7 +9,7 @@
  * last session of the role, so there are never more of them than processes.
  *
  * A session remembers what it has taken, and releases it when it ends, in whatever way.
- * Only a crash spares that, and then shared memory is made anew.
+ * Only a crash skips that, and then shared memory is made anew.
  *
  * RoleTable.lock protects which row is whose; the counters need no lock.
  *

@@ -218,7 +218,7 @@ look_at_status(const EtcdStatusResult *status)
 	look_at_size(status);
 	look_at_alarms(alarms);
 
-	/* Who sees it in the view finds the warnings in the log. */
+	/* A reader of the view can find the warnings in the log. */
 	link_status_set_server(status->version, status->db_size, alarms);
 }
 
