@@ -781,14 +781,21 @@ link_stream_close(LinkStream *stream)
 	free_stream(stream);
 }
 
-void
+/*
+ * Returns true if another stream may help.  A stream keeps the token with which it was
+ * opened, and older releases of etcd do not say that a token is the reason.
+ */
+bool
 link_watch_refused(const LinkStream *stream, const char *reason)
 {
 	EtcdError	error = {.code = ETCD_UNKNOWN};
+	bool		is_refusal;
 
 	strlcpy(error.message, reason, sizeof(error.message));
-	if (auth_is_refusal(&error))
+	is_refusal = auth_is_refusal(&error);
+	if (is_refusal)
 		auth_token_refused(stream->token);
+	return is_refusal || stream->token != auth_token_number();
 }
 
 /* ----------------------------------------------------------------

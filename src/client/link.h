@@ -79,7 +79,7 @@ extern bool link_stream_send(LinkStream *stream, EtcdMessage message);
 extern void link_stream_close(LinkStream *stream);
 
 /* Etcd has cancelled a watch, perhaps because of its token. */
-extern void link_watch_refused(const LinkStream *stream, const char *reason);
+extern bool link_watch_refused(const LinkStream *stream, const char *reason);
 
 /*
  * For "done" callbacks: etcd would not send this response, or it says that the

@@ -269,9 +269,10 @@ stream_message(void *arg, const void *data, size_t len)
 		 /* closed meanwhile */ ;
 	else if (msg.canceled || msg.compact_revision != 0)
 	{
-		if (msg.canceled)
-			link_watch_refused(MyWatches->stream, msg.cancel_reason);
-		free_watch(watch);
+		if (msg.canceled && link_watch_refused(MyWatches->stream, msg.cancel_reason))
+			break_stream("there is another token");
+		else
+			free_watch(watch);
 	}
 	else if (msg.created)
 		created(watch, msg.header.revision);
