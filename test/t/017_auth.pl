@@ -116,9 +116,13 @@ sub nothing_is_lost
 
 # The password is changed, the file first.
 {
+	my $begin = -s $there->logfile;
 	write_password($other_password);
 	$etcd->change_password(app => $other_password);
 	nothing_is_lost('password changed, file first');
+	# the old stream keeps the old token, so etcd refuses the waiter's new watch on it
+	is_logged($there, $begin, qr/the watches have failed: there is another token/,
+		'password changed, file first: another stream of watches');
 
 	# The file a moment later: noticed without being told.
 	my $offset = -s $here->logfile;
