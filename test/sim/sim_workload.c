@@ -355,6 +355,14 @@ discard_all(SimProc *proc)
 	}
 }
 
+/* At times as long as a lease lasts that cannot be renewed. */
+static void
+hold_on(SimProc *proc)
+{
+	if (sim_faults_on && (sim_plan.faults & FAULT_SLOW) != 0 && one_in(8))
+		think(proc, 2 * sim_plan.lease_ttl * SIM_SECOND);
+}
+
 /* A lock of the session's, with transactions under it. */
 static void
 session_lock(SimProc *proc)
@@ -385,6 +393,7 @@ session_lock(SimProc *proc)
 			}
 			if (one_in(10))
 				prepared_transaction(proc);
+			hold_on(proc);
 			think(proc, one_in(10) ? 400 * SIM_MS : 4 * SIM_MS);
 		}
 		doing_of(proc)->leaves = one_in(20);
