@@ -17,7 +17,7 @@ use Time::HiRes qw(sleep time);
 my $timeout = 0.2;
 my $etcd = EtcdLockTest::Etcd->new;
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
-my $conf = "deadlock_timeout = '${\ ($timeout * 1000)}ms'\nmax_connections = 1100\nauthentication_timeout = '10min'";
+my $conf = "deadlock_timeout = '${\ ($timeout * 1000)}ms'\nmax_connections = 1100";
 my ($a, $b, $c) = (
 	start_server('a', endpoints => $proxy->url, conf => $conf),
 	map { start_server($_, endpoints => $etcd->endpoint, conf => $conf) } qw(b c));
