@@ -260,7 +260,9 @@ is($unfinished->{minute}, $run->{minute}, 'the killed run never ended');
 cmp_ok(scalar(keys %{ { map { $_->{node} => 1 } map { runs($_) } keys %job } }),
 	'>', 1, 'not all runs were on one server');
 
-# All that is left is the last tick of each job, on a lease of the ticks' own.
+# All that is left is the last tick of each job, on a lease of the ticks' own, once no server
+# keeps a lock any more.
+wait_until('no lock is kept', sub { !grep { /-keep\d+$/ } $etcd->keys('') });
 is_left_clean_but_ticks();
 
 sub is_left_clean_but_ticks
