@@ -25,4 +25,12 @@ SELECT * FROM held;
 ROLLBACK PREPARED 'with a session lock';
 SELECT etcd_unlock('x1');
 
+-- But they can hold an integer key of PostgreSQL's own
+BEGIN;
+SELECT pg_advisory_xact_lock(1);
+PREPARE TRANSACTION 'with an integer key';
+SELECT etcd_try_lock(1), etcd_try_lock(1, interval '100 ms'), etcd_try_lock(2);
+ROLLBACK PREPARED 'with an integer key';
+SELECT etcd_try_lock(1), etcd_unlock_all();
+
 DROP VIEW held;

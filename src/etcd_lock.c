@@ -55,6 +55,7 @@ shmem_request(void)
 	queue_slots_request_locks();
 	slot_turns_request_locks();
 	role_budget_request_locks();
+	deadlock_report_request_locks();
 }
 
 /* Runs again, in the postmaster, after the crash of a backend. */

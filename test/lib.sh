@@ -194,9 +194,24 @@ one_at_a_time()
 	flock 9
 }
 
+# update_lists: the lists of packages are new enough for an hour.
+update_lists()
+{
+	if [ -z "$(find "$top/build/lists-are-new" -mmin -60 2>/dev/null)" ] ||
+		! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then
+		run_logged "$top/build/lists.log" apt-get update || return 1
+		touch "$top/build/lists-are-new"
+	fi
+}
+
+# has_package PACKAGE: does this release of Debian have it?
+has_package()
+{
+	(one_at_a_time && update_lists) && apt-cache show --no-all-versions "$1" >/dev/null 2>&1
+}
+
 # The server's package starts the clusters that are meant to run, and creates
-# one when it is new, unless this is turned off in createcluster.d.  The lists of
-# packages are new enough for an hour.
+# one when it is new, unless this is turned off in createcluster.d.
 install_packages()
 (
 	one_at_a_time
@@ -221,11 +236,7 @@ install_packages()
 		echo "create_main_cluster = off" >"$conf/createcluster.d/etcd_lock-tests.conf"
 	fi
 
-	if [ -z "$(find "$top/build/lists-are-new" -mmin -60 2>/dev/null)" ] ||
-		! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then
-		run_logged "$log" apt-get update || exit 1
-		touch "$top/build/lists-are-new"
-	fi
+	update_lists || exit 1
 	run_logged "$log" apt_install "$@" 9>&-
 )
 
@@ -333,6 +344,18 @@ build_extension()
 		flock 9
 		run_logged "$top/build/make.log" make -s -j"$(nproc)" -C "$top" PG_CONFIG="$pg_config" all
 	)
+}
+
+# version_1_0_archive: version 1.0 as it was released, in build/version-1.0.tar.  Fails
+# where git or its history is missing.
+version_1_0_archive()
+{
+	local archive=$top/build/version-1.0.tar
+
+	[ ! -f "$archive" ] || return 0
+	mkdir -p "$top/build"
+	git -C "$top" archive -o "$archive.part" 8562907 2>/dev/null || return 1
+	mv "$archive.part" "$archive"
 }
 
 # stage_conf DIR: settings with which a server finds the extension in DIR,

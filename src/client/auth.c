@@ -59,14 +59,14 @@ struct Auth
 	AuthState	state;
 	char	   *username;		/* that the token belongs to */
 	char	   *token;			/* malloc'ed */
-	uint64		number;
+	uint64		number;			/* of the token, or of none; never the same
+								 * again */
 	bool		worked;			/* some request was accepted with it */
-	bool		asked;			/* a login is in flight */
 	int64		not_before;		/* clock_now() */
-	int64		pause_us;
-	int64		poll_at;
-	struct stat used_file;		/* that the failed login read */
-	char		said[ETCD_MESSAGE_SIZE];	/* in the log */
+	int64		pause_us;		/* the last one; 0: none yet */
+	int64		poll_at;		/* clock_now(): look at the file */
+	struct stat used_file;		/* the password file, as it was last read */
+	char		said[ETCD_MESSAGE_SIZE];	/* error in the log */
 };
 
 #define MyAuth (MyClient->auth)
@@ -94,6 +94,7 @@ auth_create(const AuthHooks *hooks)
 const char *
 auth_token(void)
 {
+	Assert((MyAuth->token != NULL) == (MyAuth->state == AUTH_TOKEN));
 	return MyAuth->token;
 }
 
@@ -118,9 +119,8 @@ auth_token_number(void)
 static void
 cancel_login(void)
 {
-	if (MyAuth->asked)
+	if (MyAuth->state == AUTH_ASKED)
 		MyAuth->hooks->cancel();
-	MyAuth->asked = false;
 }
 
 static void
@@ -132,7 +132,7 @@ want_login(int64 pause)
 	MyAuth->poll_at = clock_now() + FILE_POLL;
 }
 
-/* Do not repeat it at once, but after "longest" at the latest. */
+/* Log in again after a pause, which is no longer than "longest". */
 static void
 pause_logins(const char *error, int64 longest)
 {
@@ -142,7 +142,8 @@ pause_logins(const char *error, int64 longest)
 	(void) pg_strong_random(&random, sizeof(random));
 	MyAuth->pause_us = MyAuth->pause_us == 0 ? FIRST_PAUSE : Min(2 * MyAuth->pause_us, LAST_PAUSE);
 	want_login(Min(MyAuth->pause_us + random % (MyAuth->pause_us / 4), longest));
-	if (strcmp(MyAuth->said, error) != 0)
+	/* what is remembered may be only its beginning */
+	if (strncmp(MyAuth->said, error, sizeof(MyAuth->said) - 1) != 0)
 	{
 		strlcpy(MyAuth->said, error, sizeof(MyAuth->said));
 		ereport(LOG,
@@ -199,7 +200,7 @@ login_done(void *arg, const EtcdResponse *response)
 	EtcdAuthResult result;
 	EtcdError	error;
 
-	MyAuth->asked = false;
+	Assert(MyAuth->state == AUTH_ASKED);
 	if (!response->delivered)
 	{
 		want_login(RETRY_PAUSE);	/* link.c has reported why */
@@ -283,9 +284,9 @@ send_login(void)
 	}
 	message = etcd_request_authenticate(MyAuth->username, password.content);
 	config_file_free(&password);
-	MyAuth->state = AUTH_ASKED;
-	MyAuth->asked = message.data != NULL && MyAuth->hooks->send(&message, login_done);
-	if (!MyAuth->asked)
+	if (MyAuth->hooks->send(&message, login_done))
+		MyAuth->state = AUTH_ASKED;
+	else
 		want_login(RETRY_PAUSE);
 }
 
@@ -315,15 +316,17 @@ auth_next_time(void)
 
 /*
  * Has etcd refused a request because of its token, so that another one may
- * help?  Then the request was not applied.
+ * help?  Then the request was not applied.  If there is nobody to log in as,
+ * no other token will come.
  */
 bool
 auth_is_refusal(const EtcdError *error)
 {
-	return error->code == ETCD_UNAUTHENTICATED ||
-		strstr(error->message, "user name is empty") != NULL ||
-		strstr(error->message, "invalid auth token") != NULL ||
-		strstr(error->message, "revision of auth store is old") != NULL;
+	return auth_configured() &&
+		(error->code == ETCD_UNAUTHENTICATED ||
+		 strstr(error->message, "user name is empty") != NULL ||
+		 strstr(error->message, "invalid auth token") != NULL ||
+		 strstr(error->message, "revision of auth store is old") != NULL);
 }
 
 void
@@ -353,14 +356,20 @@ auth_token_refused(uint64 of_number)
 }
 
 void
-auth_censor(char *text, size_t len)
+auth_censor(char *message, size_t len)
 {
+	const char *end = message + len;
+	char	   *found = message;
 	size_t		token_len;
-	char	   *found;
 
 	if (MyAuth->token == NULL)
 		return;
 	token_len = strlen(MyAuth->token);
-	while ((found = memmem(text, len, MyAuth->token, token_len)) != NULL)
+
+	/* Go on behind the asterisks, because a token may consist of them. */
+	while ((found = memmem(found, end - found, MyAuth->token, token_len)) != NULL)
+	{
 		memset(found, '*', token_len);
+		found += token_len;
+	}
 }

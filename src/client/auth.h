@@ -60,6 +60,6 @@ extern void auth_token_worked(uint64 number);
 extern void auth_token_refused(uint64 number);
 
 /* Mask the token if a server sends it back. */
-extern void auth_censor(char *text, size_t len);
+extern void auth_censor(char *message, size_t len);
 
 #endif							/* AUTH_H */

@@ -61,6 +61,8 @@ read_all(int fd, ConfigFile *file)
 	}
 	file->content[file->len] = '\0';
 
+	Assert(file->len <= size);
+
 	/* It is longer than a moment ago, so it is being written. */
 	errno = EAGAIN;
 	return file->len < size;

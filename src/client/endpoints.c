@@ -29,10 +29,10 @@
  */
 #include "postgres.h"
 
-#include "client/response.h"
 #include "client/auth.h"
 #include "client/endpoints.h"
 #include "client/etcd_client.h"
+#include "client/response.h"
 #include "client/tls.h"
 #include "etcd/key_layout.h"
 #include "lib/ilist.h"
@@ -78,7 +78,7 @@ typedef struct Endpoint
 	ResolverLookup *lookup;		/* in flight */
 	int64		looked_up_at;	/* clock_now(); 0: never */
 	int			failures;		/* of its candidates, since then */
-	char		error[LINK_ENDPOINT_ERROR_SIZE];	/* it has no address, as */
+	char		error[LINK_ENDPOINT_ERROR_SIZE];	/* why it has no address */
 } Endpoint;
 
 typedef struct Candidate
@@ -93,14 +93,13 @@ typedef struct Candidate
 	int64		pause;
 	bool		serves;			/* but is held back */
 	bool		foreign;		/* of another cluster */
-	bool		said_foreign;
+	bool		said_foreign;	/* this was logged */
 	char		error[LINK_ENDPOINT_ERROR_SIZE];	/* of this search */
 } Candidate;
 
 /* A request to an endpoint that is not in use. */
 typedef struct Asked
 {
-	dlist_node	node;
 	Channel    *channel;
 	EndpointsAsked done;
 	void	   *arg;
@@ -123,18 +122,17 @@ struct Endpoints
 	const EndpointsHooks *hooks;
 	dlist_head	endpoints;
 	dlist_head	candidates;
-	dlist_head	asked;
 
 	/* The current endpoint, by value, because lists come and go. */
 	char	   *current_url;	/* NULL: none yet */
 	char		current_address[RESOLVER_ADDRESS_SIZE];
 
 	EndpointsSearch searching;
-	int64		search_began;
+	int64		search_began;	/* clock_now() */
 
 	Service		services[NSERVICES];
 	char	   *discovered;		/* the domain that the list comes from */
-	int64		discover_at;	/* clock_now() */
+	int64		discover_at;	/* clock_now(); PG_INT64_MAX: not needed */
 };
 
 #define MyEndpoints (MyClient->endpoints)
@@ -305,7 +303,8 @@ tell_errors(void)
 static void
 endpoint_failed(Endpoint *endpoint, const char *error)
 {
-	bool		news = strcmp(endpoint->error, error) != 0;
+	/* what is remembered may be only its beginning */
+	bool		news = strncmp(endpoint->error, error, sizeof(endpoint->error) - 1) != 0;
 
 	strlcpy(endpoint->error, error, sizeof(endpoint->error));
 	link_status_endpoint_failed(endpoint->url, error);
@@ -510,30 +509,74 @@ stop_discovery(void)
 	MyEndpoints->discover_at = PG_INT64_MAX;
 }
 
+static bool
+is_listed(const char *url)
+{
+	return url == NULL || find_endpoint(url) != NULL;
+}
+
+/* Add the endpoints that a service's records list.  Returns their number. */
+static int
+add_found(const Service *service, char **urls, int n)
+{
+	for (int i = 0; i < service->answer.n; i++)
+	{
+		const ResolverResult *result = &service->answer.results[i];
+		size_t		len = strlen(result->host);
+
+		if (len > 0 && result->host[len - 1] == '.')
+			len--;
+		urls[n + i] = psprintf("%s://%.*s:%d", service->scheme, (int) len, result->host,
+							   result->port);
+	}
+	return service->answer.n;
+}
+
+/*
+ * Add those that are known from before, if the name server has not answered
+ * whether there still are any.  Returns their number.
+ */
+static int
+add_known(const Service *service, char **urls, int n)
+{
+	bool		is_tls = strcmp(service->scheme, "https") == 0;
+	int			added = 0;
+	dlist_iter	iter;
+
+	if (service->answer.n > 0 || service->answer.none)
+		return 0;
+	dlist_foreach(iter, &MyEndpoints->endpoints)
+	{
+		const Endpoint *endpoint = dlist_container(Endpoint, node, iter.cur);
+
+		if (endpoint->is_valid && endpoint->target.is_tls == is_tls &&
+			added < RESOLVER_MAX_RESULTS)
+			urls[n + added++] = pstrdup(endpoint->url);
+	}
+	return added;
+}
+
 static void
 discovery_ended(void)
 {
 	char	   *urls[NSERVICES * RESOLVER_MAX_RESULTS];
-	int			n = 0;
+	int			nfound = 0;
+	int			nknown = 0;
 
+	Assert(!has_lookup());
 	for (int i = 0; i < NSERVICES; i++)
+		nfound += add_found(&MyEndpoints->services[i], urls, nfound);
+	if (nfound > 0)
 	{
-		for (int j = 0; j < MyEndpoints->services[i].answer.n; j++)
-		{
-			const ResolverResult *result = &MyEndpoints->services[i].answer.results[j];
-			size_t		len = strlen(result->host);
-
-			if (len > 0 && result->host[len - 1] == '.')
-				len--;
-			urls[n++] = psprintf("%s://%.*s:%d", MyEndpoints->services[i].scheme, (int) len,
-								 result->host, result->port);
-		}
-	}
-	if (n > 0)
-	{
-		set_list(urls, n);
+		for (int i = 0; i < NSERVICES; i++)
+			nknown += add_known(&MyEndpoints->services[i], urls, nfound + nknown);
+		Assert(nfound + nknown <= lengthof(urls));
+		set_list(urls, nfound + nknown);
 		MyEndpoints->discover_at = PG_INT64_MAX;
-		if (MyEndpoints->searching != SEARCH_NONE)
+		if (!is_listed(MyEndpoints->current_url) &&
+			(MyEndpoints->searching == SEARCH_NONE || MyEndpoints->searching == SEARCH_RACE))
+			MyEndpoints->hooks->unlisted();
+		else if (MyEndpoints->searching != SEARCH_NONE)
 			endpoints_search(MyEndpoints->searching, NULL);
 		return;
 	}
@@ -609,7 +652,6 @@ endpoints_create(Loop *loop, const EndpointsHooks *hooks)
 	MyEndpoints->hooks = hooks;
 	dlist_init(&MyEndpoints->endpoints);
 	dlist_init(&MyEndpoints->candidates);
-	dlist_init(&MyEndpoints->asked);
 	MyEndpoints->searching = SEARCH_NONE;
 	MyEndpoints->services[0].name = "_etcd-client-ssl._tcp";
 	MyEndpoints->services[0].scheme = "https";
@@ -631,7 +673,7 @@ endpoints_read(void)
 		MyEndpoints->discovered = NULL;
 		read_setting();
 	}
-	if (MyEndpoints->current_url == NULL || find_endpoint(MyEndpoints->current_url) != NULL)
+	if (is_listed(MyEndpoints->current_url))
 		return MyEndpoints->current_url != NULL;
 	pfree(MyEndpoints->current_url);
 	MyEndpoints->current_url = NULL;
@@ -748,12 +790,13 @@ ask(const Candidate *candidate, EtcdMessage *message, long timeout_ms,
  * ----------------------------------------------------------------
  */
 
+/* The search has found it: the connection over which it was asked is the link's. */
 static void
 take(Candidate *candidate)
 {
-	bool		changed = !is_current(candidate);
 	Channel    *channel = candidate->channel;
 
+	Assert(candidate->serves && channel != NULL && MyEndpoints->searching != SEARCH_NONE);
 	if (!channel_is_open(channel) || channel_is_closing(channel))
 	{
 		/* it was held back, and was closed meanwhile */
@@ -768,7 +811,7 @@ take(Candidate *candidate)
 	if (MyEndpoints->current_url != NULL)
 		pfree(MyEndpoints->current_url);
 	MyEndpoints->current_url = MemoryContextStrdup(TopMemoryContext, candidate->endpoint->url);
-	MyEndpoints->hooks->found(channel, changed);
+	MyEndpoints->hooks->found(channel);
 }
 
 static bool
@@ -806,7 +849,8 @@ all_have_failed(const Endpoint *endpoint)
 static void
 does_not_serve(Candidate *candidate, const char *error)
 {
-	bool		news = strcmp(candidate->error, error) != 0;
+	/* what is remembered may be only its beginning */
+	bool		news = strncmp(candidate->error, error, sizeof(candidate->error) - 1) != 0;
 
 	strlcpy(candidate->error, error, sizeof(candidate->error));
 	if (all_have_failed(candidate->endpoint))
@@ -843,6 +887,7 @@ search_done(void *arg, const GrpcReply *reply)
 	EtcdResponse response;
 	uint64		raft_term;
 
+	Assert(candidate->channel != NULL && !candidate->serves);
 	response_set(&response, reply);
 	if (!endpoints_probe_served(&response, &candidate->foreign, &raft_term, error,
 								sizeof(error)))
@@ -868,6 +913,7 @@ ask_candidate(Candidate *candidate)
 	EtcdMessage message = endpoints_probe();
 	const char *error;
 
+	Assert(candidate->channel == NULL && !candidate->serves);
 	candidate->asked_at = clock_now();
 	candidate->channel = ask(candidate, &message, etcd_lock_request_timeout,
 							 search_done, candidate, &error);
@@ -876,7 +922,7 @@ ask_candidate(Candidate *candidate)
 		does_not_serve(candidate, error);
 }
 
-/* Decide when each is asked first. */
+/* Decide when a candidate is asked first; *next: when it is the next one's turn. */
 static void
 schedule(Candidate *candidate, int64 *next)
 {
@@ -895,7 +941,8 @@ schedule(Candidate *candidate, int64 *next)
 }
 
 /*
- * The current search becomes one for another candidate than the current one.
+ * A search is going on: from now on it is one for another candidate than the
+ * current one.
  */
 static void
 search_other(const char *error)
@@ -1051,7 +1098,6 @@ asked_done(void *arg, const GrpcReply *reply)
 	response_set(&response, reply);
 	done(done_arg, &response);
 	channel_destroy(ask_of->channel);
-	dlist_delete(&ask_of->node);
 	pfree(ask_of);
 }
 
@@ -1078,10 +1124,7 @@ endpoints_ask(const char *url, EtcdMessage *message, long timeout_ms,
 		ask_of->arg = arg;
 		ask_of->channel = ask(candidate, message, timeout_ms, asked_done, ask_of, &error);
 		if (ask_of->channel != NULL)
-		{
-			dlist_push_tail(&MyEndpoints->asked, &ask_of->node);
 			return true;
-		}
 		pfree(ask_of);
 		return false;
 	}

@@ -18,14 +18,14 @@
 /* What endpoints.c reports to link.c. */
 typedef struct EndpointsHooks
 {
-	/*
-	 * An address serves: from now on the channel to it is the link's.
-	 * "changed": it is another address than before.
-	 */
-	void		(*found) (Channel *channel, bool changed);
+	/* an address serves: from now on the channel to it is the link's */
+	void		(*found) (Channel *channel);
 
 	/* what is wrong with the candidates; all: with every one */
 	void		(*errors) (const char *text, bool all);
+
+	/* a name server no longer lists the one in use */
+	void		(*unlisted) (void);
 
 	/* one has reported this raft term */
 	void		(*saw_term) (uint64 raft_term);
@@ -64,6 +64,8 @@ extern char *endpoints_describe(void);
 extern void endpoints_search(EndpointsSearch why, const char *error);
 extern void endpoints_stop_search(void);
 extern EndpointsSearch endpoints_searching(void);
+
+/* Do what is due; when that is: clock_now(). */
 extern void endpoints_tick(void);
 extern int64 endpoints_time(void);
 
@@ -82,6 +84,8 @@ extern bool endpoints_ask(const char *url, EtcdMessage *message, long timeout_ms
  * another cluster than the one with our locks.
  */
 extern EtcdMessage endpoints_probe(void);
+
+/* If not, fills "error".  raft_term: 0: not known, or that of a foreign member. */
 extern bool endpoints_probe_served(const EtcdResponse *response, bool *foreign,
 								   uint64 *raft_term, char *error, size_t size);
 

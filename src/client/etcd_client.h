@@ -4,9 +4,9 @@
  *	  The state of a client of etcd as a whole; a process can have several clients.
  *
  * As with the worker's own state (worker/context.h), each part keeps its state
- * in a structure that no other part looks into, and that its function
- * ..._create() creates.  A program that runs several clients sets MyClient to
- * one of them before each step.
+ * in a structure of its own, which its ..._create() function allocates and no
+ * other part accesses.  A program that runs several clients, such as the
+ * simulator, sets MyClient to one of them before each step.
  *
  *-------------------------------------------------------------------------
  */

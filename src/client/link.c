@@ -11,8 +11,8 @@
  *	- A request about the lease got no response, or one that says that the member
  *	  cannot serve.  The link is down until some address serves.
  *	- A request about locks takes long.  Then the current member is asked whether
- *	  it serves at all, and shortly after that all others, too: the first to
- *	  response is taken, so nothing is left unless there is something better.
+ *	  it serves at all, and shortly after that all others, too.  The first one to
+ *	  respond is taken, so an address is abandoned only for a better one.
  *
  * Requests in flight on an abandoned address complete without a response;
  * callers must handle that (README.md, rule 15).  Those that etcd has
@@ -23,15 +23,18 @@
  * While there is no link, or no token, requests wait here.  A change of state is
  * logged once.
  *
+ * All of this is the worker's own memory; only what views show is shared
+ * (link_status.c).
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "client/response.h"
 #include "client/auth.h"
 #include "client/endpoints.h"
 #include "client/etcd_client.h"
 #include "client/link.h"
+#include "client/response.h"
 #include "client/tls.h"
 #include "lib/ilist.h"
 #include "net/channel.h"
@@ -53,7 +56,10 @@
 /* How often a request that was not processed is sent again. */
 #define MAX_RESENDS		3
 
-/* One request, and its callbacks. */
+/* After a request that could not be handed to the connection; microseconds. */
+#define SEND_PAUSE		INT64CONST(10000)
+
+/* A request: in flight if it has a channel, else waiting. */
 struct LinkCall
 {
 	dlist_node	node;
@@ -66,7 +72,7 @@ struct LinkCall
 	bool		was_denied;		/* see check_token() */
 
 	/* while it is in flight */
-	Channel    *channel;		/* NULL: it waits */
+	Channel    *channel;
 	GrpcCall   *call;
 	uint64		generation;
 	uint64		token;			/* number of the one it was sent with */
@@ -89,22 +95,23 @@ struct Link
 	Loop	   *loop;
 	Channel    *channel;		/* the one in use */
 	uint64		generation;		/* changes with it */
-	bool		up;
-	bool		said_down;
-	bool		renewing;		/* the connection, for new certificates */
-	char		proven[LINK_ENDPOINT_ERROR_SIZE];	/* for which "connected"
-													 * was logged */
+	bool		up;				/* requests get responses, as far as we know */
+	bool		said_down;		/* "no link" was logged */
+	bool		replacing;		/* a search goes on although nothing is wrong
+								 * with the connection */
+	char	   *proven;			/* for which "connected" was logged; palloc'd */
 
 	dlist_head	calls;			/* in flight, oldest first */
 	dlist_head	aside;			/* waiting to be sent */
+	int64		send_after;		/* clock_now(); SEND_PAUSE */
 	dlist_head	streams;
 	int			nside;			/* side requests in flight */
 
 	int64		probe_at;		/* clock_now(): do not suspect before */
 	LinkCall   *probe;			/* the current member is being asked */
 	LinkCall   *login;
-	LinkCall   *token_check;
-	bool		token_doubted;
+	LinkCall   *token_check;	/* see may_be_the_token() */
+	bool		token_doubted;	/* it is to be checked */
 	uint64		raft_term;		/* highest seen */
 };
 
@@ -156,13 +163,25 @@ link_ready(void)
 	return is_open() && auth_ready();
 }
 
-/*
- * When a request can be sent, if that needs only time; other causes wake us.
- */
+bool
+link_is_anonymous(void)
+{
+	/* a connection that is renewed may still have the former certificate */
+	return !auth_configured() && etcd_lock_cert[0] == '\0' && !MyLink->replacing;
+}
+
 int64
 link_next_time(void)
 {
 	return link_ready() ? 0 : PG_INT64_MAX;
+}
+
+static void
+forget_proven(void)
+{
+	if (MyLink->proven != NULL)
+		pfree(MyLink->proven);
+	MyLink->proven = NULL;
 }
 
 static void
@@ -171,7 +190,7 @@ say_down(const char *error)
 	if (MyLink->said_down)
 		return;
 	MyLink->said_down = true;
-	MyLink->proven[0] = '\0';
+	forget_proven();
 	ereport(WARNING,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("etcd_lock: no link to etcd at \"%s\": %s",
@@ -199,9 +218,10 @@ link_proven(const EtcdResponse *response)
 	if (!is_current(response))
 		return;
 	endpoint = endpoints_describe();
-	if (strcmp(MyLink->proven, endpoint) != 0)
+	if (MyLink->proven == NULL || strcmp(MyLink->proven, endpoint) != 0)
 	{
-		strlcpy(MyLink->proven, endpoint, sizeof(MyLink->proven));
+		forget_proven();
+		MyLink->proven = MemoryContextStrdup(TopMemoryContext, endpoint);
 		MyLink->said_down = false;
 		ereport(LOG,
 				(errmsg("etcd_lock: connected to etcd at \"%s\"", endpoint)));
@@ -231,7 +251,7 @@ static void
 failed(const char *error)
 {
 	MyLink->up = false;
-	MyLink->renewing = false;
+	MyLink->replacing = false;
 	publish(error);
 	link_status_endpoint_failed(link_endpoint(), error);
 	say_down(error);
@@ -264,22 +284,23 @@ leave_channel(bool abort)
 
 /*
  * Look for another connection, to the same address if possible.  If one has
- * been looked for only because of new certificates, what was in its way has
- * not mattered, and now does: begin again.
+ * been looked for although nothing was wrong with this one, what was in its
+ * way has not mattered, and now does: begin again.
  */
 static void
 search_return(void)
 {
 	if (endpoints_searching() == SEARCH_NONE || endpoints_searching() == SEARCH_RACE ||
-		MyLink->renewing)
+		MyLink->replacing)
 		endpoints_search(SEARCH_RETURN, NULL);
-	MyLink->renewing = false;
+	MyLink->replacing = false;
 }
 
 /* All requests on it have already ended. */
 static void
-connection_failed(void *arg, const char *error, bool was_open)
+connection_failed(void *arg, const char *error)
 {
+	Assert(MyLink->channel != NULL);
 	channel_destroy(MyLink->channel);
 	MyLink->channel = NULL;
 	MyLink->generation++;
@@ -304,13 +325,14 @@ static const ChannelCallbacks channel_callbacks = {
 
 /* The search has succeeded: this address serves. */
 static void
-found(Channel *its_channel, bool changed)
+found(Channel *its_channel)
 {
 	/* Nothing was wrong with the old connection. */
 	bool		is_well = MyLink->channel != NULL &&
-		(MyLink->renewing || channel_is_closing(MyLink->channel));
+		(MyLink->replacing || channel_is_closing(MyLink->channel));
 
-	MyLink->renewing = false;
+	Assert(its_channel != NULL && its_channel != MyLink->channel);
+	MyLink->replacing = false;
 	leave_channel(!is_well);
 	MyLink->channel = its_channel;
 	channel_set_callbacks(MyLink->channel, &channel_callbacks, NULL);
@@ -342,7 +364,20 @@ search_errors(const char *errors, bool all)
 		say_down(errors);
 }
 
-static const EndpointsHooks endpoints_hooks = {found, search_errors, link_saw_term};
+/* For new certificates, or another endpoint: this one is used meanwhile. */
+static void
+replace_channel(void)
+{
+	MyLink->replacing = true;
+	endpoints_search(SEARCH_RETURN, NULL);
+}
+
+static const EndpointsHooks endpoints_hooks = {
+	.found = found,
+	.errors = search_errors,
+	.unlisted = replace_channel,
+	.saw_term = link_saw_term
+};
 
 /* ----------------------------------------------------------------
  *		Requests
@@ -356,6 +391,7 @@ unlist_call(LinkCall *call)
 	dlist_delete(&call->node);
 	if (call->channel != NULL && call->class == LINK_SIDE)
 		MyLink->nside--;
+	Assert(MyLink->nside >= 0);
 	if (call == MyLink->probe)
 		MyLink->probe = NULL;
 	if (call == MyLink->login)
@@ -376,6 +412,7 @@ put_aside(LinkCall *call)
 {
 	if (call->channel != NULL && call->class == LINK_SIDE)
 		MyLink->nside--;
+	Assert(MyLink->nside >= 0);
 	call->channel = NULL;
 	call->call = NULL;
 	dlist_push_tail(&MyLink->aside, &call->node);
@@ -401,6 +438,8 @@ end_call(LinkCall *call, EtcdResponse *response)
 
 /*
  * Find out whether the current member is really slow, and another one faster.
+ * A search that goes on for another reason takes the first one that serves
+ * anyway.
  */
 static void
 suspect(void)
@@ -526,6 +565,7 @@ call_done(void *arg, const GrpcReply *reply)
 	EtcdResponse response;
 	bool		again;
 
+	Assert(call->channel != NULL && call->call != NULL);
 	response_set(&response, reply);
 	counters_request(clock_now() - call->sent_at,
 					 !response.delivered || response.reply.status != ETCD_OK);
@@ -541,6 +581,18 @@ call_done(void *arg, const GrpcReply *reply)
 		return;
 	}
 	end_call(call, &response);
+}
+
+static bool
+may_be_sent(const LinkCall *call)
+{
+	if (call->message.method == ETCD_METHOD_AUTHENTICATE)
+		return is_open();
+	if (call->was_denied && (MyLink->token_doubted || MyLink->token_check != NULL))
+		return false;
+	if (call->callbacks.is_anonymous && !link_is_anonymous())
+		return false;			/* the user's rights would not be checked */
+	return link_ready() && (call->class != LINK_SIDE || MyLink->nside < MAX_SIDE);
 }
 
 /*
@@ -563,9 +615,13 @@ send_call(LinkCall *call)
 		.timeout = Max(call->give_up_at - now, 1000)
 	};
 
+	Assert(may_be_sent(call) && call->channel == NULL);
 	call->call = channel_call(MyLink->channel, &request, &callbacks, call);
 	if (call->call == NULL)
+	{
+		MyLink->send_after = now + SEND_PAUSE;
 		return false;
+	}
 	call->channel = MyLink->channel;
 	call->generation = MyLink->generation;
 	call->token = auth_token_number();
@@ -575,16 +631,6 @@ send_call(LinkCall *call)
 		MyLink->nside++;
 	dlist_push_tail(&MyLink->calls, &call->node);
 	return true;
-}
-
-static bool
-may_be_sent(const LinkCall *call)
-{
-	if (call->message.method == ETCD_METHOD_AUTHENTICATE)
-		return is_open();
-	if (call->was_denied && (MyLink->token_doubted || MyLink->token_check != NULL))
-		return false;
-	return link_ready() && (call->class != LINK_SIDE || MyLink->nside < MAX_SIDE);
 }
 
 static LinkCall *
@@ -645,16 +691,19 @@ give_up(LinkCall *call)
 {
 	EtcdResponse response = {.error = "there is no link to etcd"};
 
+	Assert(call->channel == NULL);
 	call->generation = 0;
 	end_call(call, &response);
 }
 
-/* Send what waits; a callback may change the list. */
+/* Send what waits and may be sent now. */
 static void
 send_aside(void)
 {
 	dlist_mutable_iter iter;
 
+	if (clock_now() < MyLink->send_after)
+		return;
 	dlist_foreach_modify(iter, &MyLink->aside)
 	{
 		LinkCall   *call = dlist_container(LinkCall, node, iter.cur);
@@ -670,6 +719,10 @@ send_aside(void)
 	}
 }
 
+/*
+ * A waiting request whose time is over, or NULL.  When it ends, its callback may
+ * change the list, so nobody goes through all of it at once.
+ */
 static LinkCall *
 find_overdue(void)
 {
@@ -893,7 +946,7 @@ tells_of_member(const LinkCall *call)
 		call->generation == MyLink->generation;
 }
 
-/* If a request takes long, it may be lost, or the member may be unhealthy. */
+/* A request that takes long may be lost, or the member may be unhealthy. */
 static void
 watch_slow_calls(void)
 {
@@ -915,6 +968,7 @@ watch_slow_calls(void)
 	probe_current();
 }
 
+/* When watch_slow_calls() has something to do. */
 static int64
 slow_time(void)
 {
@@ -1031,10 +1085,7 @@ link_reload(void)
 		endpoints_search(SEARCH_OTHER, NULL);
 	else if (tls_generation() != certificates &&
 			 strncmp(link_endpoint(), "https://", 8) == 0)
-	{
-		MyLink->renewing = true;
-		endpoints_search(SEARCH_RETURN, NULL);
-	}
+		replace_channel();
 }
 
 void
@@ -1062,7 +1113,7 @@ link_tick_time(void)
 	{
 		const LinkCall *call = dlist_container(LinkCall, node, iter.cur);
 
-		next = Min(next, may_be_sent(call) ? 0 : call->give_up_at);
+		next = Min(next, may_be_sent(call) ? MyLink->send_after : call->give_up_at);
 	}
 	return next;
 }

@@ -3,6 +3,11 @@
  * link.h
  *	  The worker's link to etcd: requests to the address in use, and its state.
  *
+ * The worker's loop waits for link_fd() and link_timeout(), then calls
+ * link_run(), which calls back for what has come, and link_tick(), which does
+ * what is due; link_tick_time() says when that is next.  Callbacks may make and
+ * cancel requests.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef LINK_H
@@ -33,6 +38,8 @@ typedef struct LinkCallbacks
 	void		(*done) (void *arg, const EtcdResponse *response);
 	/* longest response, bytes; 0: GRPC_MAX_MESSAGE */
 	size_t		max_message;
+	/* for etcd's anonymous user only; see link_is_anonymous() */
+	bool		is_anonymous;
 } LinkCallbacks;
 
 /* A stream, for watch.c, which lasts as long as the connection. */
@@ -51,14 +58,27 @@ extern int	link_fd(void);
 extern long link_timeout(void); /* milliseconds, -1: none */
 extern void link_run(void);
 
+/* The settings were read, for the first time or again. */
 extern void link_init(void);
 extern void link_reload(void);
+
+/* Do what is due; when that is: clock_now(). */
 extern void link_tick(void);
 extern int64 link_tick_time(void);
 
+/* The URL of the endpoint in use, or of the one to be tried first. */
 extern const char *link_endpoint(void);
+
+/* Changes with the connection in use. */
 extern uint64 link_generation(void);
+
+/* Would a request be sent at once? */
 extern bool link_ready(void);
+
+/*
+ * 0 if it would, else PG_INT64_MAX, because what a request waits for wakes the
+ * worker.
+ */
 extern int64 link_next_time(void);
 
 /*
@@ -68,6 +88,12 @@ extern int64 link_next_time(void);
  */
 extern LinkCall *link_call(LinkClass class, EtcdMessage message, long timeout_ms,
 						   const LinkCallbacks *callbacks, void *arg);
+
+/*
+ * Do requests come without a user's name, neither by a token nor by a
+ * certificate?  Then etcd either checks nobody's rights or refuses all of them.
+ */
+extern bool link_is_anonymous(void);
 
 /* Drop a request that is in flight; its callback is not called. */
 extern void link_cancel(LinkCall *call);

@@ -7,15 +7,15 @@
  */
 #include "postgres.h"
 
-#include "client/response.h"
 #include "client/auth.h"
+#include "client/response.h"
 
 /* Servers other than etcd may send back what they were sent. */
 static void
-censor(const char *text)
+censor(const char *message)
 {
-	if (text !=NULL)
-		auth_censor(unconstify(char *, text), strlen(text));
+	if (message != NULL)
+		auth_censor(unconstify(char *, message), strlen(message));
 }
 
 void

@@ -11,6 +11,7 @@
 #include "postgres.h"
 #include "etcd/etcd_api.h"
 
+/* For errors of requests that a session waits for. */
 extern int	sqlstate_of(const EtcdError *error);
 
 #endif							/* SQLSTATE_H */

@@ -12,13 +12,13 @@
  */
 #include "postgres.h"
 
-#include "client/tls.h"
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
 #include "client/config_file.h"
 #include "client/etcd_client.h"
+#include "client/tls.h"
 #include "shared/settings.h"
 #include "utils/memutils.h"
 

@@ -22,6 +22,7 @@
 #include "client/etcd_client.h"
 #include "client/link.h"
 #include "client/watch.h"
+#include "etcd/etcd_response.h"
 #include "lib/ilist.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -31,6 +32,12 @@
  * one is longer than this, the stream ends, and the queues are read instead.
  */
 #define MAX_MESSAGE			(4 * 1024 * 1024)
+
+/*
+ * Watches that their owners have closed, and that etcd has not acknowledged.  If
+ * there are more, it has stalled, and would fill our memory with them.
+ */
+#define MAX_CLOSED			10000
 
 struct Watch
 {
@@ -112,6 +119,7 @@ static void
 add_watch(Watch *watch)
 {
 	WatchEntry *entry;
+	bool		found;
 
 	if (MyWatches->watches == NULL)
 	{
@@ -123,7 +131,8 @@ add_watch(Watch *watch)
 		MyWatches->watches = hash_create("etcd_lock watches", 256, &control,
 										 HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	entry = hash_search(MyWatches->watches, &watch->id, HASH_ENTER, NULL);
+	entry = hash_search(MyWatches->watches, &watch->id, HASH_ENTER, &found);
+	Assert(!found);
 	entry->watch = watch;
 	dlist_push_tail(&MyWatches->pending, &watch->node);
 	MyWatches->nwatches++;
@@ -152,6 +161,7 @@ free_watch(Watch *watch)
 	if (closed)
 		return;
 	MyWatches->nwatches--;
+	Assert(MyWatches->nwatches >= 0);
 	callbacks->ended(arg);
 }
 
@@ -182,10 +192,16 @@ end_stream(void)
 static void
 stream_ended(void *arg, const EtcdResponse *response)
 {
+	const char *reason = response->error;
+	EtcdError	error;
+
+	if (response->delivered)
+	{
+		etcd_response_error(&response->reply, &error);
+		reason = error.message;
+	}
 	ereport(DEBUG1,
-			(errmsg_internal("etcd_lock: the watches have ended: %s",
-							 !response->delivered ? response->error :
-							 response->reply.message != NULL ? response->reply.message : "")));
+			(errmsg_internal("etcd_lock: the watches have ended: %s", reason)));
 	end_stream();
 }
 
@@ -215,6 +231,7 @@ acknowledged(const EtcdWatchMessage *msg)
 static void
 created(Watch *watch, int64 revision)
 {
+	Assert(!watch->created);
 	watch->created = true;
 	watch->revision = revision;
 	dlist_delete(&watch->node);
@@ -285,6 +302,13 @@ stream_message(void *arg, const void *data, size_t len)
  * ----------------------------------------------------------------
  */
 
+static bool
+has_stalled(void)
+{
+	return MyWatches->watches != NULL &&
+		hash_get_num_entries(MyWatches->watches) - MyWatches->nwatches > MAX_CLOSED;
+}
+
 /* Returns false if it could not be sent. */
 static bool
 send_create(const EtcdRange *range, bool deletes_only, int64 id)
@@ -298,6 +322,8 @@ send_create(const EtcdRange *range, bool deletes_only, int64 id)
 		return false;
 	if (MyWatches->stream != NULL && MyWatches->stream_generation != link_generation())
 		break_stream("there is another connection");
+	if (MyWatches->stream != NULL && has_stalled())
+		break_stream("etcd does not acknowledge them");
 	message = etcd_request_watch_create(id, range, deletes_only);
 	if (MyWatches->stream != NULL)
 		return link_stream_send(MyWatches->stream, message);
@@ -327,8 +353,10 @@ watch_open(const EtcdRange *range, const WatchCallbacks *callbacks, void *arg)
 void
 watch_close(Watch *watch)
 {
+	Assert(!watch->closed);
 	watch->closed = true;
 	MyWatches->nwatches--;
+	Assert(MyWatches->nwatches >= 0);
 	if (!watch->created)
 		return;					/* see created() */
 	if (MyWatches->stream != NULL)

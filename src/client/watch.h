@@ -3,6 +3,10 @@
  * watch.h
  *	  Watches: etcd reports deletions as they happen.
  *
+ * First "created" is called, then "deleted" and "put" for each event, and at last
+ * "ended", unless the owner has closed the watch; each of them may open and close
+ * watches.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef WATCH_H
@@ -19,7 +23,7 @@ typedef struct WatchCallbacks
 										 * now on */
 	void		(*deleted) (void *arg, const char *key, size_t key_len,
 							int64 mod_revision);
-	void		(*ended) (void *arg);	/* it has ended */
+	void		(*ended) (void *arg);	/* it has ended, and is freed */
 	/* NULL: only deletions are wanted */
 	void		(*put) (void *arg, const EtcdKeyValue *kv);
 } WatchCallbacks;

@@ -11,6 +11,7 @@
  */
 #include "etcd/deadlock_probe.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,6 +132,7 @@ deadlock_probe_encode(const DeadlockProbe *probe, size_t *len)
 		write_hop(&writer, &probe->hops[i], &probe->processes[process]);
 		process += probe->hops[i].nprocesses;
 	}
+	assert(process == probe->nprocesses);
 	if (writer.failed || writer.len > DEADLOCK_PROBE_MAX_SIZE)
 	{
 		free(writer.data);
@@ -355,6 +357,7 @@ deadlock_probe_first_process(const DeadlockProbe *probe, int hop)
 {
 	int			first = 0;
 
+	assert(hop <= probe->nhops);
 	for (int i = 0; i < hop; i++)
 		first += probe->hops[i].nprocesses;
 	return first;
@@ -382,6 +385,7 @@ deadlock_probe_decide(const DeadlockProbe *probe, uint64_t lease, const Deadlock
 {
 	const DeadlockHop *first = &probe->hops[0];
 
+	assert(probe->nhops > 0);
 	if (first->lease == lease && same_key(&first->wanted, wanted))
 		return DEADLOCK_CLOSED;
 	if (is_younger(lease, wanted, first->lease, &first->wanted))
@@ -398,6 +402,7 @@ bool
 deadlock_probe_close(DeadlockProbe *probe, const DeadlockKey *held,
 					 const DeadlockProcess *processes, int nprocesses)
 {
+	assert(probe->nhops > 0 && probe->hops[0].nprocesses == 0);
 	if (probe->nprocesses + nprocesses > DEADLOCK_PROBE_MAX_PROCESSES)
 		return false;
 	memmove(&probe->processes[nprocesses], &probe->processes[0],

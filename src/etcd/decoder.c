@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * decoder.c
- *	  The frame of decoding: a message of etcd's, read field by field.
+ *	  Reads a message of etcd's field by field.
  *
- * A field may come only once, with the right type; what is wrong is told in the
- * decoder's error.  What the fields mean is not known here (etcd_response.c).
+ * This file checks types, duplicates and the number of elements; etcd_response.c
+ * knows what the fields mean.
  *
  *-------------------------------------------------------------------------
  */
 #include "etcd/decoder.h"
 
-#include <limits.h>
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +20,9 @@
 
 /* Initial room for elements in a list. */
 #define FIRST_ELEMENTS	8
+
+/* Fields that may come once have numbers below this. */
+#define SEEN_BITS		32
 
 bool
 decoder_bad(EtcdError *err, const char *fmt,...)
@@ -46,7 +49,6 @@ decoder_out_of_memory(EtcdError *err)
  * ----------------------------------------------------------------
  */
 
-/* Open the message of a reply, or one nested in the current one. */
 Decoder
 decoder_open_message(const void *data, size_t len, int *nelements, EtcdError *err)
 {
@@ -56,6 +58,7 @@ decoder_open_message(const void *data, size_t len, int *nelements, EtcdError *er
 	return decoder;
 }
 
+/* Open a message that is nested in the current one. */
 Decoder
 decoder_open_field(const Decoder *outer)
 {
@@ -89,8 +92,10 @@ decoder_has_wire(const Decoder *decoder, PbWire wire)
 bool
 decoder_is_single(Decoder *decoder, PbWire wire)
 {
-	uint32_t	bit = UINT32_C(1) << decoder->field.number;
+	uint32_t	bit;
 
+	assert(decoder->field.number < SEEN_BITS);
+	bit = UINT32_C(1) << decoder->field.number;
 	if (!decoder_has_wire(decoder, wire))
 		return false;
 	if (decoder->seen & bit)
@@ -103,6 +108,7 @@ decoder_is_single(Decoder *decoder, PbWire wire)
 bool
 decoder_was_seen(const Decoder *decoder, int number)
 {
+	assert(number > 0 && number < SEEN_BITS);
 	return (decoder->seen & UINT32_C(1) << number) != 0;
 }
 

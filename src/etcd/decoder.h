@@ -1,7 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * decoder.h
- *	  The frame of decoding: a message of etcd's, read field by field.
+ *	  Reads a message of etcd's field by field.
+ *
+ * If something is wrong, a function returns false, or NULL, and *err says what.
  *
  *-------------------------------------------------------------------------
  */

@@ -90,7 +90,6 @@ typedef enum EtcdOpType
  */
 #define ETCD_MAX_TXN_DEPTH	4
 
-
 /* One operation of a Txn. */
 typedef struct EtcdOp
 {
@@ -183,15 +182,22 @@ typedef struct EtcdRangeResult
 	EtcdOpResult range;			/* type ETCD_OP_RANGE */
 } EtcdRangeResult;
 
+/* A key of which only the name is told. */
+typedef struct EtcdKeyName
+{
+	const char *key;			/* in the response, as long as that lives; no
+								 * NUL ends it */
+	size_t		key_len;
+} EtcdKeyName;
+
 /* Response to grant, keepalive and timetolive. */
 typedef struct EtcdLeaseResult
 {
 	EtcdHeader	header;
 	int64_t		id;
 	int64_t		ttl;			/* seconds; 0 or less: no such lease */
-	int64_t		granted_ttl;	/* timetolive: as granted */
 	int			nkeys;			/* timetolive with keys */
-	EtcdKeyValue *keys;			/* only names, everything else is 0 */
+	EtcdKeyName *keys;
 } EtcdLeaseResult;
 
 typedef struct EtcdStatusResult

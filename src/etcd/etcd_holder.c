@@ -25,6 +25,9 @@
 #define MICROSECONDS	INT64_C(1000000)
 #define SECONDS_PER_DAY	86400
 
+/* Room for what print_time() writes. */
+#define TIME_SIZE		40
+
 /* Limit of values in a JSON object. */
 #define MAX_VALUES		1000
 
@@ -66,12 +69,9 @@ date_from_days(int64_t days, int64_t *year, int *month, int *day)
 	*year = era * 400 + year_of_era + (*month <= 2 ? 1 : 0);
 }
 
-/*
- * text has room for 40 bytes.  A time beyond the calendar becomes an empty
- * text.
- */
+/* A time beyond the calendar becomes an empty text. */
 static void
-print_time(int64_t since, char *text)
+print_time(int64_t since, char *buf)
 {
 	int64_t		seconds = since / MICROSECONDS;
 	int64_t		fraction = since % MICROSECONDS;
@@ -80,8 +80,7 @@ print_time(int64_t since, char *text)
 	int			month;
 	int			day;
 
-	text[0] = '\0';
-
+	buf[0] = '\0';
 	if (fraction < 0)
 	{
 		fraction += MICROSECONDS;
@@ -97,7 +96,7 @@ print_time(int64_t since, char *text)
 	if (days < days_from_date(1, 1, 1) || days > days_from_date(9999, 12, 31))
 		return;
 	date_from_days(days, &year, &month, &day);
-	snprintf(text, 40, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
+	snprintf(buf, TIME_SIZE, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ",
 			 (int) year, month, day, (int) (seconds / 3600),
 			 (int) (seconds / 60 % 60), (int) (seconds % 60), (int) fraction);
 }
@@ -179,7 +178,7 @@ etcd_holder_encode(const EtcdHolder *holder)
 {
 	cJSON	   *object = cJSON_CreateObject();
 	char	   *text = NULL;
-	char		since[40] = "";
+	char		since[TIME_SIZE] = "";
 	bool		ok;
 
 	if (holder->has_since)
@@ -211,15 +210,14 @@ etcd_holder_encode(const EtcdHolder *holder)
 
 /* A text that does not fit is left out, not truncated. */
 static bool
-get_text(const cJSON *object, const char *name, char *text)
+get_text(const cJSON *object, const char *name, char *value)
 {
 	const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
 
-	text[0] = '\0';
-
+	value[0] = '\0';
 	if (!cJSON_IsString(item) || strlen(item->valuestring) >= ETCD_HOLDER_TEXT)
 		return false;
-	strcpy(text, item->valuestring);
+	strcpy(value, item->valuestring);
 	return true;
 }
 
@@ -327,18 +325,17 @@ etcd_holder_decode(const char *value, size_t len, EtcdHolder *holder)
 
 /* The printable text is never longer than the original. */
 void
-etcd_holder_printable(char *text)
+etcd_holder_printable(char *value)
 {
-	size_t		size = strlen(text) + 1;
+	size_t		size = strlen(value) + 1;
 	char	   *copy = malloc(size);
 
 	if (copy == NULL)
 	{
-		text[0] = '\0';
-
+		value[0] = '\0';
 		return;
 	}
-	printable_copy(copy, size, text, size - 1);
-	memcpy(text, copy, strlen(copy) + 1);
+	printable_copy(copy, size, value, size - 1);
+	memcpy(value, copy, strlen(copy) + 1);
 	free(copy);
 }

@@ -52,6 +52,6 @@ extern char *etcd_holder_encode(const EtcdHolder *holder);
 extern bool etcd_holder_decode(const char *value, size_t len, EtcdHolder *holder);
 
 /* Make foreign text fit for a log, in place. */
-extern void etcd_holder_printable(char *text);
+extern void etcd_holder_printable(char *value);
 
 #endif							/* ETCD_HOLDER_H */

@@ -9,6 +9,7 @@
  */
 #include "etcd/etcd_request.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,12 +89,20 @@ finish(EtcdMethod method, PbWriter *writer)
 	return message;
 }
 
+/* An empty end would be left out, and mean "only the key". */
+static void
+write_end(PbWriter *writer, int field, const EtcdRange *range)
+{
+	assert(range->end == NULL || range->end_len > 0);
+	if (range->end != NULL)
+		pb_write_bytes(writer, field, range->end, range->end_len);
+}
+
 static void
 write_range(PbWriter *writer, const EtcdOp *op)
 {
 	pb_write_bytes(writer, RANGE_KEY, op->range.key, op->range.key_len);
-	if (op->range.end != NULL)
-		pb_write_bytes(writer, RANGE_END, op->range.end, op->range.end_len);
+	write_end(writer, RANGE_END, &op->range);
 	pb_write_int(writer, RANGE_LIMIT, op->limit);
 	pb_write_int(writer, RANGE_REVISION, op->revision);
 	pb_write_int(writer, RANGE_KEYS_ONLY, op->keys_only);
@@ -112,8 +121,7 @@ static void
 write_delete(PbWriter *writer, const EtcdOp *op)
 {
 	pb_write_bytes(writer, DELETE_KEY, op->range.key, op->range.key_len);
-	if (op->range.end != NULL)
-		pb_write_bytes(writer, DELETE_END, op->range.end, op->range.end_len);
+	write_end(writer, DELETE_END, &op->range);
 }
 
 static void
@@ -131,8 +139,7 @@ write_compare(PbWriter *writer, const EtcdCompare *compare)
 	pb_write_bytes(writer, COMPARE_KEY, compare->range.key, compare->range.key_len);
 	pb_write_int_always(writer, create ? COMPARE_CREATE_REVISION : COMPARE_MOD_REVISION,
 						compare->revision);
-	if (compare->range.end != NULL)
-		pb_write_bytes(writer, COMPARE_END, compare->range.end, compare->range.end_len);
+	write_end(writer, COMPARE_END, &compare->range);
 }
 
 static void write_txn(PbWriter *writer, const EtcdTxn *txn);
@@ -304,8 +311,7 @@ etcd_request_watch_create(int64_t watch_id, const EtcdRange *range, bool deletes
 		size_t		opened = pb_write_open(&writer, WATCH_CREATE);
 
 		pb_write_bytes(&writer, CREATE_KEY, range->key, range->key_len);
-		if (range->end != NULL)
-			pb_write_bytes(&writer, CREATE_END, range->end, range->end_len);
+		write_end(&writer, CREATE_END, range);
 		if (deletes_only)
 			pb_write_int_always(&writer, CREATE_FILTERS, FILTER_NOPUT);
 		pb_write_int(&writer, CREATE_WATCH_ID, watch_id);

@@ -19,8 +19,6 @@
  */
 #include "etcd/etcd_response.h"
 
-#include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +36,7 @@ enum
 	DELETE_DELETED = 2,
 	OP_RANGE = 1, OP_PUT = 2, OP_DELETE = 3, OP_TXN = 4,
 	TXN_SUCCEEDED = 2, TXN_RESPONSES = 3,
-	LEASE_ID = 2, LEASE_TTL = 3, LEASE_GRANTED_TTL = 4, LEASE_KEYS = 5,
+	LEASE_ID = 2, LEASE_TTL = 3, LEASE_KEYS = 5,
 	STATUS_VERSION = 2, STATUS_DB_SIZE = 3, STATUS_LEADER = 4, STATUS_ERRORS = 8,
 	STATUS_DB_SIZE_IN_USE = 9, STATUS_IS_LEARNER = 10, STATUS_DB_QUOTA = 12,
 	AUTH_TOKEN = 2,
@@ -396,14 +394,18 @@ free_op_results(EtcdOpResult *results, int n)
 static bool
 add_lease_key(Decoder *decoder, EtcdLeaseResult *result)
 {
-	static const PbField no_value = {0};
-	EtcdKeyValue *key;
+	EtcdKeyName *key;
 
 	if (!decoder_has_wire(decoder, PB_BYTES))
 		return false;
+	if (decoder->field.len == 0)
+		return decoder_bad(decoder->err, "key without a name in etcd's response");
 	key = decoder_add_element(decoder, (void **) &result->keys, &result->nkeys, sizeof(*key));
-	return key != NULL &&
-		copy_key_value(&decoder->field, &no_value, key, decoder->err);
+	if (key == NULL)
+		return false;
+	key->key = (const char *) decoder->field.data;
+	key->key_len = decoder->field.len;
+	return true;
 }
 
 static bool
@@ -423,14 +425,6 @@ read_lease_fields(Decoder *decoder, EtcdLeaseResult *result)
 				break;
 			case LEASE_TTL:
 				good = decoder_read_int(decoder, &result->ttl);
-				break;
-			case LEASE_GRANTED_TTL:
-
-				/*
-				 * In the response to a grant, this number is the field of a
-				 * text, which etcd never sets.
-				 */
-				good = decoder_read_int(decoder, &result->granted_ttl);
 				break;
 			case LEASE_KEYS:
 				good = add_lease_key(decoder, result);
@@ -830,7 +824,7 @@ etcd_response_free_txn(EtcdTxnResult *result)
 void
 etcd_response_free_lease(EtcdLeaseResult *result)
 {
-	free_key_values(result->keys, result->nkeys);
+	free(result->keys);
 	memset(result, 0, sizeof(*result));
 }
 

@@ -56,7 +56,7 @@ extern bool etcd_response_lease(const EtcdReply *reply, EtcdLeaseResult *result,
 extern bool etcd_response_status(const EtcdReply *reply, EtcdStatusResult *result,
 								 EtcdError *err);
 
-/* An error never quotes the response, which may repeat the password. */
+/* An error never quotes the message, which may repeat the password; only the status' text. */
 extern bool etcd_response_auth(const EtcdReply *reply, EtcdAuthResult *result,
 							   EtcdError *err);
 

@@ -237,7 +237,7 @@ key_layout_kind(const char *name, size_t name_len, const char *key, size_t key_l
  * A number as our servers write it: no upper case, no sign, at most 64 bits.
  */
 static bool
-read_number(const char *text, size_t len, unsigned base, uint64_t *value)
+read_number(const char *digits, size_t len, unsigned base, uint64_t *value)
 {
 	uint64_t	result = 0;
 
@@ -247,17 +247,16 @@ read_number(const char *text, size_t len, unsigned base, uint64_t *value)
 	{
 		unsigned	digit;
 
-		if (text[i] >= '0' && text[i] <= '9')
-			digit = text[i] - '0';
-
-		else if (text[i] >= 'a' && text[i] <= 'f')
-			digit = text[i] - 'a' + 10;
-
+		if (digits[i] >= '0' && digits[i] <= '9')
+			digit = digits[i] - '0';
+		else if (digits[i] >= 'a' && digits[i] <= 'f')
+			digit = digits[i] - 'a' + 10;
 		else
 			return false;
-		if (digit >= base || result > (UINT64_MAX - digit) / base)
+		if (digit >= base ||
+			__builtin_mul_overflow(result, base, &result) ||
+			__builtin_add_overflow(result, digit, &result))
 			return false;
-		result = result * base + digit;
 	}
 	*value = result;
 	return true;

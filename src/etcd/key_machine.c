@@ -136,7 +136,7 @@ static const KeyStep steps[KEY_NSTATES][KEY_NEVENTS] = {
 	[KEY_HELD] = {
 		[KEY_ON_MISSING] = ENDS(KEY_DO_UNSURE | KEY_DO_LOSE),
 		[KEY_ON_ABANDON] = TO(KEY_DELETE_READY, KEY_DO_WORK | KEY_DO_WAKE),
-		[KEY_ON_BREAK] = TO(KEY_DELETE_READY, KEY_DO_LOSE | KEY_DO_WORK | KEY_DO_WAKE),
+		[KEY_ON_BREAK] = TO(KEY_DELETE_READY, KEY_DO_UNSURE | KEY_DO_LOSE | KEY_DO_WORK | KEY_DO_WAKE),
 		[KEY_ON_END_EPOCH] = ENDS(KEY_DO_UNSURE | KEY_DO_LOSE),
 		[KEY_ON_ADOPT] = TO(KEY_HELD, KEY_DO_READ),
 	},
@@ -212,34 +212,4 @@ bool
 key_machine_is_deleting(KeyState state)
 {
 	return state >= KEY_DROPPED && state <= KEY_DELETE_SENT;
-}
-
-const char *
-key_machine_state_name(KeyState state)
-{
-	static const char *const names[] = {
-		"free", "wanted", "put ready", "put sent", "read ready", "read sent",
-		"try ready", "try sent", "queued", "held", "dropped", "abandoned",
-		"delete ready", "delete sent"
-	};
-
-	_Static_assert(sizeof(names) / sizeof(names[0]) == KEY_NSTATES,
-				   "each state must have a name");
-
-	return (unsigned) state < KEY_NSTATES ? names[state] : "?";
-}
-
-const char *
-key_machine_event_name(KeyEvent event)
-{
-	static const char *const names[] = {
-		"want", "take put", "take read", "take try", "send", "put", "unsent",
-		"unknown", "refuse", "exists", "clear", "kept", "blocked", "grant", "missing",
-		"hopeless", "deleted", "abandon", "break", "drop", "end epoch", "adopt"
-	};
-
-	_Static_assert(sizeof(names) / sizeof(names[0]) == KEY_NEVENTS,
-				   "each event must have a name");
-
-	return (unsigned) event < KEY_NEVENTS ? names[event] : "?";
 }

@@ -7,9 +7,9 @@
  * lock_keys.c keeps the state in shared memory and does the actions there; the
  * worker does the rest (worker/key_step.c).
  *
- * Sessions cause KEY_ON_WANT, KEY_ON_ABANDON and KEY_ON_BREAK; all other
- * events come from the worker.  If the table has no cell, the event cannot
- * happen in that state.
+ * Sessions cause KEY_ON_WANT and KEY_ON_ABANDON, both they and the worker
+ * KEY_ON_BREAK; all other events come from the worker.  If the table has no
+ * cell, the event cannot happen in that state.
  *
  *-------------------------------------------------------------------------
  */
@@ -107,8 +107,5 @@ extern bool key_machine_is_live(KeyState state);
 extern bool key_machine_is_on_its_way(KeyState state);
 
 extern bool key_machine_is_deleting(KeyState state);
-
-extern const char *key_machine_state_name(KeyState state);
-extern const char *key_machine_event_name(KeyEvent event);
 
 #endif							/* KEY_MACHINE_H */

@@ -7,6 +7,7 @@
  */
 #include "etcd/pb.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,7 @@ reserve(PbWriter *writer, size_t more)
 
 	if (writer->failed)
 		return false;
+	assert(writer->len <= writer->size);
 	if (more <= size - writer->len)
 		return true;
 	size = (size > more ? size : more) * 2;
@@ -123,6 +125,7 @@ pb_write_close(PbWriter *writer, size_t opened)
 
 	if (writer->failed)
 		return;
+	assert(opened > 1 && opened <= writer->len);
 	len = writer->len - opened;
 	n = put_varint(length, len);
 	if (!reserve(writer, n - 1))

@@ -7,6 +7,7 @@
  */
 #include "etcd/printable.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
@@ -69,6 +70,7 @@ printable_copy(char *dst, size_t size, const char *text, size_t len)
 	size_t		used = 0;
 	bool		space = false;
 
+	assert(size > 0);
 	while (len > 0)
 	{
 		size_t		n = *in == ' ' ? 0 : printable_length(in, len);

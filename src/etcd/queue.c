@@ -4,12 +4,15 @@
  *	  Who is next: the rules of a lock's queue in etcd.
  *
  * The keys of a lock are ordered by their create_revisions.  A key is granted
- * when no conflicting key of another owner is ahead of it.
+ * when no conflicting key of another owner is ahead of it.  Owners are servers,
+ * whose keys begin alike, and other clients, each key of which counts as an
+ * owner.
  *
  *-------------------------------------------------------------------------
  */
 #include "etcd/queue.h"
 
+#include <assert.h>
 #include <string.h>
 
 QueueKeyKind
@@ -26,6 +29,11 @@ queue_key_is_own(const QueueView *view, const char *key, size_t key_len)
 	size_t		last;
 	QueueKeyKind kind = key_layout_kind(view->name, view->name_len, key, key_len, &last);
 
+	/*
+	 * Without an owner, every key would be our own, and no lock would exclude
+	 * others.
+	 */
+	assert(view->owner_len > 0);
 	return (kind == QUEUE_KEY_READ || kind == QUEUE_KEY_WRITE) &&
 		key_len - last >= view->owner_len &&
 		memcmp(key + last, view->owner, view->owner_len) == 0;

@@ -11,6 +11,8 @@
  */
 #include "etcd/turns.h"
 
+#include <assert.h>
+
 typedef struct Owners
 {
 	uint32_t	owner[TURNS_MAX_OWNERS];
@@ -48,6 +50,7 @@ turns_order(const uint32_t *owners, int n, uint32_t last, int *scratch, int *ord
 	for (int i = 0; i < n; i++)
 	{
 		ranks[i] = known.next_rank[find_owner(&known, owners[i])]++;
+		assert(ranks[i] <= n);
 		places[ranks[i] + 1]++;
 	}
 	for (int rank = 1; rank <= n; rank++)

@@ -11,6 +11,7 @@
  */
 #include "net/channel.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +24,14 @@
 struct Channel
 {
 	LoopTask	task;
-	Connection *connection;
+	Connection *connection;		/* NULL: closed */
 	Grpc	   *grpc;
 	ChannelCallbacks callbacks;
 	void	   *arg;
 	bool		running;		/* its task is running: do not free it */
 	bool		doomed;			/* free it when the task has ended */
-	bool		retired;
-	bool		was_open;
-	bool		said_closing;
+	bool		retired;		/* free it when its calls have ended */
+	bool		said_closing;	/* "closing" was called */
 	bool		has_more;		/* there is more to read, but no event will
 								 * say so */
 };
@@ -42,6 +42,7 @@ static size_t stored = 0;
 static void
 free_channel(Channel *channel)
 {
+	assert(!channel->running);
 	grpc_destroy(channel->grpc);
 	connection_destroy(channel->connection);
 	loop_remove(&channel->task);
@@ -67,6 +68,13 @@ channel_destroy(Channel *channel)
 		free_channel(channel);
 }
 
+/* The task has something to do, if only to write. */
+static void
+wake(Channel *channel)
+{
+	channel->task.due = loop_now();
+}
+
 void
 channel_retire(Channel *channel)
 {
@@ -74,14 +82,7 @@ channel_retire(Channel *channel)
 		return;
 	channel->retired = true;
 	memset(&channel->callbacks, 0, sizeof(channel->callbacks));
-	channel->task.due = loop_now();
-}
-
-/* The task has something to do, if only to write. */
-static void
-wake(Channel *channel)
-{
-	channel->task.due = loop_now();
+	wake(channel);
 }
 
 void
@@ -91,7 +92,10 @@ channel_abort_calls(Channel *channel, const char *error)
 	wake(channel);
 }
 
-/* Returns false if the connection has failed. */
+/*
+ * Read what has come, and deliver it.  Returns false if the connection has
+ * failed.
+ */
 static bool
 read_some(Channel *channel)
 {
@@ -117,7 +121,10 @@ read_some(Channel *channel)
 	return n >= 0;
 }
 
-/* Returns false if the connection has failed. */
+/*
+ * Write what is to be sent, as far as possible.  Returns false if the connection
+ * has failed.
+ */
 static bool
 write_some(Channel *channel)
 {
@@ -156,29 +163,28 @@ exchange(Channel *channel)
 		grpc_fail(channel->grpc, connection_error(channel->connection));
 }
 
-/* Report what has changed. */
+/* Report once that the server takes no more calls. */
 static void
-tell(Channel *channel)
+tell_closing(Channel *channel)
 {
-	if (grpc_is_open(channel->grpc) && !channel->was_open)
-	{
-		channel->was_open = true;
-		if (channel->callbacks.opened != NULL)
-			channel->callbacks.opened(channel->arg);
-	}
-	if (!channel->doomed && grpc_is_closing(channel->grpc) &&
-		!channel->said_closing && grpc_error(channel->grpc)[0] == '\0')
-	{
-		channel->said_closing = true;
-		if (channel->callbacks.closing != NULL)
-			channel->callbacks.closing(channel->arg);
-	}
+	if (channel->said_closing || !grpc_is_closing(channel->grpc) ||
+		grpc_error(channel->grpc)[0] != '\0')
+		return;
+	channel->said_closing = true;
+	if (channel->callbacks.closing != NULL)
+		channel->callbacks.closing(channel->arg);
 }
 
-/* End all calls, and then tell the channel's owner. */
+/*
+ * End all calls, and then tell the channel's owner.  The owner may leave it at
+ * that: so the connection is closed here, because the loop would report an end
+ * of file again and again.
+ */
 static void
 end(Channel *channel)
 {
+	connection_destroy(channel->connection);
+	channel->connection = NULL;
 	while (!channel->doomed && grpc_has_ready(channel->grpc))
 		grpc_deliver(channel->grpc);
 	if (channel->doomed)
@@ -187,10 +193,10 @@ end(Channel *channel)
 		channel->doomed = true;
 	else if (channel->callbacks.failed != NULL)
 	{
-		void		(*failed) (void *, const char *, bool) = channel->callbacks.failed;
+		void		(*failed) (void *, const char *) = channel->callbacks.failed;
 
 		memset(&channel->callbacks, 0, sizeof(channel->callbacks));
-		failed(channel->arg, grpc_error(channel->grpc), channel->was_open);
+		failed(channel->arg, grpc_error(channel->grpc));
 	}
 }
 
@@ -205,15 +211,12 @@ set_timer(Channel *channel)
 		channel->task.due = expiry;
 }
 
+/* Connect, or transfer what there is. */
 static void
-run(void *arg)
+proceed(Channel *channel)
 {
-	Channel    *channel = arg;
-	bool		dead = grpc_error(channel->grpc)[0] != '\0';
-
-	channel->running = true;
-	channel->task.due = LOOP_NEVER;
-	switch (dead ? CONNECTION_FAILED : connection_advance(channel->connection))
+	assert(channel->connection != NULL);
+	switch (connection_advance(channel->connection))
 	{
 		case CONNECTION_CONNECTING:
 			grpc_expire(channel->grpc, loop_now());
@@ -226,8 +229,20 @@ run(void *arg)
 			grpc_fail(channel->grpc, connection_error(channel->connection));
 			break;
 	}
+}
+
+static void
+run(void *arg)
+{
+	Channel    *channel = arg;
+
+	assert(!channel->running && !channel->doomed);
+	channel->running = true;
+	channel->task.due = LOOP_NEVER;
+	if (grpc_error(channel->grpc)[0] == '\0')
+		proceed(channel);
 	if (!channel->doomed)
-		tell(channel);
+		tell_closing(channel);
 	if (!channel->doomed && grpc_error(channel->grpc)[0] != '\0')
 		end(channel);
 	if (channel->retired && grpc_ncalls(channel->grpc) == 0)

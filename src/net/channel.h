@@ -5,7 +5,7 @@
  *
  * Calls may be made at once; they wait until the connection is established.
  * When it fails, or is closed, all of them end, and then "failed" is called;
- * after that the channel is useless.
+ * after that the channel is useless, and waits to be destroyed.
  *
  * Callbacks are called only from loop_run().  They may make, cancel and abort
  * calls, and destroy any channel, including their own.
@@ -31,14 +31,8 @@ typedef struct ChannelTarget
 
 typedef struct ChannelCallbacks
 {
-	/* the server speaks HTTP/2 */
-	void		(*opened) (void *arg);
-
-	/*
-	 * The connection is gone.  "was_open": it had been open before, so the
-	 * server may have closed it for no bad reason.
-	 */
-	void		(*failed) (void *arg, const char *error, bool was_open);
+	/* the connection is gone */
+	void		(*failed) (void *arg, const char *error);
 
 	/* the server takes no more calls on this connection */
 	void		(*closing) (void *arg);
@@ -49,7 +43,7 @@ extern Channel *channel_create(Loop *loop, const ChannelTarget *target,
 							   ConnectionTls *tls, long connect_timeout_ms,
 							   const ChannelCallbacks *callbacks, void *arg);
 
-/* Call these from now on. */
+/* From now on these are called instead. */
 extern void channel_set_callbacks(Channel *channel, const ChannelCallbacks *callbacks,
 								  void *arg);
 

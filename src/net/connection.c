@@ -21,6 +21,7 @@
  */
 #include "net/connection.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,6 +118,7 @@ connection_tls_create(const NetTls *tls)
 void
 connection_tls_release(ConnectionTls *tls)
 {
+	assert(tls == NULL || tls->references > 0);
 	if (tls == NULL || --tls->references > 0)
 		return;
 	free(tls->cacert.data);
@@ -142,9 +144,10 @@ connection_tls_is(const ConnectionTls *tls, const NetTls *other)
 }
 
 /*
- * Callbacks of libcurl's and OpenSSL's
+ * Callbacks of libcurl and OpenSSL
  */
 
+/* libcurl says what it waits for while it connects. */
 static int
 watch_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
 {
@@ -197,7 +200,7 @@ set_socket_options(void *arg, curl_socket_t fd, curlsocktype purpose)
 
 	(void) arg;
 	(void) purpose;
-	/* best effort: these only improve speed */
+	/* best effort: without them, we only notice later that the peer is gone */
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	(void) setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	(void) setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
@@ -218,6 +221,7 @@ refuse_data(char *data, size_t size, size_t n, void *arg)
 	return 0;
 }
 
+/* Which protocol has the server agreed to? */
 static void
 handshake_done(const SSL *ssl, int where, int ret)
 {
@@ -233,6 +237,7 @@ handshake_done(const SSL *ssl, int where, int ret)
 	connection->agreed = len == 2 && memcmp(protocol, "h2", 2) == 0;
 }
 
+/* The context is this connection's alone. */
 static CURLcode
 ask_for_http2(CURL *easy, void *context, void *arg)
 {
@@ -446,6 +451,7 @@ connected(Connection *connection)
 {
 	curl_socket_t fd;
 
+	assert(connection->state == CONNECTION_CONNECTING && connection->fd == NO_FD);
 	if (connection->tls != NULL && !connection->agreed)
 	{
 		snprintf(connection->error, sizeof(connection->error),
@@ -518,6 +524,7 @@ connection_read(Connection *connection, void *data, size_t size)
 	size_t		n = 0;
 	CURLcode	code;
 
+	assert(connection->state != CONNECTION_CONNECTING);
 	if (connection->state == CONNECTION_FAILED)
 		return -1;
 	code = curl_easy_recv(connection->easy, data, size, &n);
@@ -558,6 +565,7 @@ connection_write(Connection *connection, const void *data, size_t len)
 	size_t		n = 0;
 	CURLcode	code;
 
+	assert(connection->state != CONNECTION_CONNECTING);
 	if (connection->state == CONNECTION_FAILED)
 		return -1;
 	code = curl_easy_send(connection->easy, data, len, &n);

@@ -4,9 +4,8 @@
  *	  One TCP or TLS connection, established and verified by libcurl, never
  *	  blocking.
  *
- * libcurl connects and verifies; from then on it only transfers bytes.  The
- * address is numeric, so nothing has to be resolved; the server's certificate
- * is verified against the host name.
+ * The address is numeric, so nothing has to be resolved; the server's
+ * certificate is verified against the host name of the URL.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,7 +66,7 @@ extern ConnectionState connection_advance(Connection *connection);
 extern ssize_t connection_read(Connection *connection, void *data, size_t size);
 extern ssize_t connection_write(Connection *connection, const void *data, size_t len);
 
-/* Does the task wait to write something? */
+/* Is the task to run when something can be written, too? */
 extern void connection_want_write(Connection *connection, bool want);
 
 /* Returns why it has failed. */

@@ -17,6 +17,7 @@
  */
 #include "net/grpc.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,12 +27,17 @@
 #include "net/ring.h"
 
 /*
- * Flow-control windows: how much a server may send before we have consumed it.
+ * Flow-control windows: how much a server may send that has not arrived yet.
+ * nghttp2 opens them again as data arrives; what we store of it has limits of
+ * its own (grpc.h).
  */
 #define STREAM_WINDOW		(1024 * 1024)
 #define CONNECTION_WINDOW	(4 * 1024 * 1024)
 
-/* How many bytes are prepared for one write. */
+/*
+ * Bytes prepared for one write: no frame is added to more than half of this.  (A
+ * frame has at most 16 kB.)
+ */
 #define WRITE_SIZE			(64 * 1024)
 
 /*
@@ -64,9 +70,11 @@ struct Grpc
 	bool		open;			/* the server's settings have come */
 	bool		closing;		/* it has sent GOAWAY, or its streams are
 								 * almost used up */
+	bool		got_goaway;
+	uint32_t	goaway_code;	/* of HTTP/2 */
 	char		error[ERROR_SIZE];	/* not empty: the connection is gone */
-	char		detail[ERROR_SIZE]; /* the last message of nghttp2 */
-	uint8_t		first[EXCERPT]; /* the first bytes that came */
+	char		detail[ERROR_SIZE]; /* the last message of nghttp2, since then */
+	uint8_t		first[EXCERPT]; /* the first bytes that came, for explain() */
 	size_t		nfirst;
 
 	uint8_t    *out;			/* to be sent */
@@ -75,11 +83,11 @@ struct Grpc
 	size_t		out_size;
 	bool		was_sent;		/* some of it */
 
-	RingLink	calls;			/* all but the one being delivered at its end */
+	RingLink	calls;			/* all, oldest first */
 	RingLink	ready;			/* with something to deliver, in order */
 	RingLink	delivering;		/* of those, the ones of this round */
 	GrpcCall   *current;		/* whose callback is running */
-	int			ncalls;
+	int			ncalls;			/* of "calls" */
 };
 
 struct GrpcCall
@@ -119,7 +127,8 @@ struct GrpcCall
 	char		message[ERROR_SIZE * 2];
 
 	bool		ended;			/* "done" is to be called */
-	bool		cancelled;		/* in its own callback: to be freed */
+	bool		cancelled;		/* in its own callback, or it is its last one:
+								 * to be freed then */
 	bool		delivered;
 	bool		ambiguous;
 	bool		too_long;
@@ -150,6 +159,7 @@ free_string(char *secret)
 static void
 free_in(GrpcCall *call)
 {
+	assert(*call->grpc->stored >= call->in_size);
 	*call->grpc->stored -= call->in_size;
 	free_bytes(call, call->in, call->in_size);
 	call->in = NULL;
@@ -227,6 +237,7 @@ reset_stream(GrpcCall *call)
 static void
 end_call(GrpcCall *call)
 {
+	assert(!call->ended && !call->cancelled);
 	detach(call);
 	free_out(call);
 	call->ended = true;
@@ -280,7 +291,7 @@ end_with_status(GrpcCall *call)
 	end_call(call);
 }
 
-/* An HTTP response of something that does not speak gRPC. */
+/* The HTTP response of a server that does not speak gRPC. */
 static void
 end_without_grpc(GrpcCall *call)
 {
@@ -328,7 +339,7 @@ call_of(nghttp2_session *session, int32_t id)
 	return nghttp2_session_get_stream_user_data(session, id);
 }
 
-/* Accepts one or two digits, or three for HTTP; else returns -1. */
+/* Returns a number of one to three digits, or -1. */
 static int
 parse_status(const uint8_t *value, size_t len)
 {
@@ -430,6 +441,8 @@ reserve_in(GrpcCall *call, size_t more)
 	size_t		size = call->in_size == 0 ? FIRST_SIZE : call->in_size;
 	uint8_t    *in;
 
+	assert(call->in_len <= max && call->in_len <= call->in_size);
+	assert(*grpc->stored <= GRPC_MAX_STORED);
 	if (more > max - call->in_len)
 	{
 		refuse(call, call->is_stream ? "the unread part of the stream is" : "the response is",
@@ -546,6 +559,20 @@ opened(Grpc *grpc)
 	}
 }
 
+/*
+ * If the request has not ended, which that of a stream never does, nghttp2 does
+ * not close the stream, and the server need not reset it: so that is up to us.
+ */
+static void
+response_ended(GrpcCall *call)
+{
+	call->got_end = true;
+	if (!call->is_stream && call->out == NULL)
+		return;
+	reset_stream(call);
+	stream_closed(call, NGHTTP2_NO_ERROR);
+}
+
 static int
 frame_received(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
@@ -560,12 +587,15 @@ frame_received(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 			break;
 		case NGHTTP2_GOAWAY:
 			grpc->closing = true;
+			grpc->got_goaway = true;
+			grpc->goaway_code = frame->goaway.error_code;
+			grpc->detail[0] = '\0';
 			break;
 		case NGHTTP2_HEADERS:
 		case NGHTTP2_DATA:
 			call = call_of(session, frame->hd.stream_id);
 			if (call != NULL && (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0)
-				call->got_end = true;
+				response_ended(call);
 			break;
 	}
 	return 0;
@@ -664,28 +694,39 @@ give_data(nghttp2_session *session, int32_t id, uint8_t *buf, size_t size,
 	return (ssize_t) n;
 }
 
+/*
+ * Make room for so many bytes of messages.  A larger piece is a new one, so
+ * that a secret leaves no copy, and begins with what is not sent yet.
+ */
+static bool
+reserve_out(GrpcCall *call, size_t more)
+{
+	size_t		unsent = call->out_len - call->out_off;
+	size_t		size = (unsent + more) * (unsent > 0 ? 2 : 1);
+	uint8_t    *out;
+
+	assert(call->out_off <= call->out_len && call->out_len <= call->out_size);
+	if (more <= call->out_size - call->out_len)
+		return true;
+	out = malloc(size);
+	if (out == NULL)
+		return false;
+	if (unsent > 0)
+		memcpy(out, call->out + call->out_off, unsent);
+	free_out(call);
+	call->out = out;
+	call->out_len = unsent;
+	call->out_size = size;
+	return true;
+}
+
 static bool
 append_message(GrpcCall *call, const void *data, size_t len)
 {
-	size_t		need = call->out_len + FRAME_HEADER + len;
 	uint8_t    *to;
 
-	if (len > GRPC_MAX_MESSAGE)
+	if (len > GRPC_MAX_MESSAGE || !reserve_out(call, FRAME_HEADER + len))
 		return false;
-	if (need > call->out_size)
-	{
-		/* a new piece, so that a secret leaves no copy */
-		size_t		size = call->out_size * 2 > need ? call->out_size * 2 : need;
-		uint8_t    *out = malloc(size);
-
-		if (out == NULL)
-			return false;
-		if (call->out_len > 0)
-			memcpy(out, call->out, call->out_len);
-		free_bytes(call, call->out, call->out_size);
-		call->out = out;
-		call->out_size = size;
-	}
 	to = call->out + call->out_len;
 	to[0] = 0;
 	to[1] = (uint8_t) (len >> 24);
@@ -694,7 +735,7 @@ append_message(GrpcCall *call, const void *data, size_t len)
 	to[4] = (uint8_t) len;
 	if (len > 0)
 		memcpy(to + FRAME_HEADER, data, len);
-	call->out_len = need;
+	call->out_len += FRAME_HEADER + len;
 	return true;
 }
 
@@ -816,6 +857,7 @@ grpc_destroy(Grpc *grpc)
 
 	if (grpc == NULL)
 		return;
+	assert(grpc->current == NULL);
 	/* without callbacks for streams that end by this */
 	session = grpc->session;
 	while (!ring_is_empty(&grpc->calls))
@@ -825,9 +867,10 @@ grpc_destroy(Grpc *grpc)
 		detach(call);
 		free_call(call);
 	}
+	assert(grpc->ncalls == 0);
 	grpc->session = NULL;
 	nghttp2_session_del(session);
-	free_string((char *) grpc->authority);
+	free(grpc->authority);
 	if (grpc->out != NULL)
 		explicit_bzero(grpc->out, grpc->out_size);
 	free(grpc->out);
@@ -846,7 +889,7 @@ guess_protocol(const Grpc *grpc)
 	return "does not speak HTTP/2";
 }
 
-/* An error before the server's settings means that it is not an etcd. */
+/* Before its settings, an error means that the server is not etcd: say what it may be. */
 static void
 explain(Grpc *grpc, const char *error, char *text, size_t size)
 {
@@ -870,7 +913,7 @@ explain(Grpc *grpc, const char *error, char *text, size_t size)
 	copy_printable(excerpt, sizeof(excerpt), grpc->first, len);
 	snprintf(text, size, "the endpoint %s%s%.100s", guess_protocol(grpc),
 			 len > 4 ? ": " : "", len > 4 ? excerpt : "");
-	if (len > 4 && strstr((const char *) excerpt, "400 Bad Request") != NULL && !grpc->is_tls)
+	if (len > 4 && strstr(excerpt, "400 Bad Request") != NULL && !grpc->is_tls)
 		snprintf(text, size, "the endpoint %s: %.60s (does the endpoint speak https?)",
 				 guess_protocol(grpc), excerpt);
 }
@@ -887,7 +930,7 @@ grpc_fail(Grpc *grpc, const char *error)
 	{
 		GrpcCall   *call = link->element;
 
-		if (!call->ended)
+		if (!call->ended && !call->cancelled)
 			end_undelivered(call, call->sent, grpc->error);
 	}
 }
@@ -898,32 +941,54 @@ grpc_error(const Grpc *grpc)
 	return grpc->error;
 }
 
-static const char *
-broken_rules(const Grpc *grpc)
+/*
+ * nghttp2 has ended the session: one of the two sides has broken the rules, or
+ * the server has closed it, after the last call that it has taken.
+ */
+static void
+session_ended(Grpc *grpc)
 {
-	return grpc->detail[0] != '\0' ? grpc->detail : "the server violated the HTTP/2 protocol";
+	char		error[ERROR_SIZE];
+
+	if (grpc->detail[0] != '\0')
+		snprintf(error, sizeof(error), "%s", grpc->detail);
+	else if (!grpc->got_goaway)
+		snprintf(error, sizeof(error), "the server violated the HTTP/2 protocol");
+	else if (grpc->goaway_code == NGHTTP2_NO_ERROR)
+		snprintf(error, sizeof(error), "the server closed the connection");
+	else
+		snprintf(error, sizeof(error), "the server closed the connection: %s",
+				 nghttp2_http2_strerror(grpc->goaway_code));
+	grpc_fail(grpc, error);
+}
+
+/* Later ones are not needed, and may be secret. */
+static void
+keep_first(Grpc *grpc, const void *data, size_t len)
+{
+	size_t		room = sizeof(grpc->first) - grpc->nfirst;
+
+	if (len > room)
+		len = room;
+	memcpy(grpc->first + grpc->nfirst, data, len);
+	grpc->nfirst += len;
 }
 
 bool
 grpc_receive(Grpc *grpc, const void *data, size_t len)
 {
-	size_t		room = sizeof(grpc->first) - grpc->nfirst;
 	ssize_t		used;
 
+	assert(grpc->current == NULL);
 	if (grpc->error[0] != '\0')
 		return false;
-	if (room > 0)
-	{
-		size_t		n = len < room ? len : room;
-
-		memcpy(grpc->first + grpc->nfirst, data, n);
-		grpc->nfirst += n;
-	}
+	if (!grpc->open)
+		keep_first(grpc, data, len);
 	used = nghttp2_session_mem_recv(grpc->session, data, len);
 	if (used < 0)
 		grpc_fail(grpc, nghttp2_strerror((int) used));
 	else if (!nghttp2_session_want_read(grpc->session))
-		grpc_fail(grpc, broken_rules(grpc));
+		session_ended(grpc);
 	return grpc->error[0] == '\0';
 }
 
@@ -952,23 +1017,21 @@ append_out(Grpc *grpc, const uint8_t *data, size_t len)
 	return true;
 }
 
-/* Many frames in one write. */
-size_t
-grpc_to_send(Grpc *grpc, const void **data)
+/* Prepare many frames for one write. */
+static void
+fill_out(Grpc *grpc)
 {
-	while (grpc->error[0] == '\0' && grpc->out_len - grpc->out_off < WRITE_SIZE / 2)
+	grpc->out_off = grpc->out_len = 0;
+	while (grpc->error[0] == '\0' && grpc->out_len < WRITE_SIZE / 2)
 	{
 		const uint8_t *frame;
-		ssize_t		n;
+		ssize_t		n = nghttp2_session_mem_send(grpc->session, &frame);
 
-		if (grpc->out_off == grpc->out_len)
-			grpc->out_off = grpc->out_len = 0;
-		n = nghttp2_session_mem_send(grpc->session, &frame);
 		if (n == 0)
 		{
 			/* it ends itself, when it has told the server of an error */
 			if (!nghttp2_session_want_read(grpc->session))
-				grpc_fail(grpc, broken_rules(grpc));
+				session_ended(grpc);
 			break;
 		}
 		if (n < 0)
@@ -976,6 +1039,18 @@ grpc_to_send(Grpc *grpc, const void **data)
 		else if (!append_out(grpc, frame, (size_t) n))
 			grpc_fail(grpc, "out of memory");
 	}
+}
+
+/*
+ * Bytes stay where they are until all of them are sent: when OpenSSL could not
+ * write something, it insists on being called with the same bytes at the same
+ * place.
+ */
+size_t
+grpc_to_send(Grpc *grpc, const void **data)
+{
+	if (grpc->out_off == grpc->out_len)
+		fill_out(grpc);
 	*data = grpc->out + grpc->out_off;
 	return grpc->error[0] == '\0' ? grpc->out_len - grpc->out_off : 0;
 }
@@ -983,6 +1058,7 @@ grpc_to_send(Grpc *grpc, const void **data)
 void
 grpc_sent(Grpc *grpc, size_t len)
 {
+	assert(len <= grpc->out_len - grpc->out_off);
 	grpc->out_off += len;
 	grpc->was_sent = true;
 }
@@ -1046,10 +1122,11 @@ grpc_next_expiry(const Grpc *grpc)
  * ----------------------------------------------------------------
  */
 
-/* What was delivered is no longer needed. */
+/* Discard the messages that were delivered. */
 static void
 discard_delivered(GrpcCall *call)
 {
+	assert(call->in_off <= call->scanned && call->scanned <= call->in_len);
 	if (call->in_off == call->in_len)
 	{
 		free_in(call);
@@ -1087,6 +1164,7 @@ deliver_done(GrpcCall *call)
 		reply.message = call->message;
 		if (call->status == 0 && !call->is_stream)
 		{
+			assert(call->nmessages == 1 && call->scanned == call->in_len);
 			reply.data = call->in + FRAME_HEADER;
 			reply.len = call->in_len - FRAME_HEADER;
 		}
@@ -1097,7 +1175,7 @@ deliver_done(GrpcCall *call)
 		reply.ambiguous = call->ambiguous;
 		reply.too_long = call->too_long;
 	}
-	call->cancelled = true;		/* in any case: it is freed */
+	call->cancelled = true;		/* whatever its callback does, it is freed */
 	call->callbacks.done(call->arg, &reply);
 }
 
@@ -1109,6 +1187,7 @@ deliver_done(GrpcCall *call)
 void
 grpc_deliver(Grpc *grpc)
 {
+	assert(grpc->current == NULL && ring_is_empty(&grpc->delivering));
 	ring_take_all(&grpc->delivering, &grpc->ready);
 	while (!ring_is_empty(&grpc->delivering))
 	{
@@ -1190,6 +1269,7 @@ grpc_stream(Grpc *grpc, const GrpcRequest *request, const GrpcCallbacks *callbac
 bool
 grpc_send(GrpcCall *call, const void *data, size_t len)
 {
+	assert(call->is_stream);
 	if (call->ended || call->cancelled ||
 		call->out_len - call->out_off + len > GRPC_MAX_UNSENT ||
 		!append_message(call, data, len))

@@ -26,12 +26,13 @@
 
 /*
  * Limits in bytes beyond which a response is given up: of one message, of all
- * that are in flight, of the headers of one call.  A stream may also store at
- * most a message's limit of unsent data.
+ * that are in flight, of the headers of one call.
  */
 #define GRPC_MAX_MESSAGE	(16 * 1024 * 1024)
 #define GRPC_MAX_STORED		(64 * 1024 * 1024)
 #define GRPC_MAX_HEADER		(64 * 1024)
+
+/* A stream with so many unsent bytes takes no more. */
 #define GRPC_MAX_UNSENT		(4 * 1024 * 1024)
 
 /* The response is not gRPC: an HTTP response of something else. */
@@ -96,8 +97,8 @@ extern void grpc_cancel_all(Grpc *grpc);
 extern bool grpc_receive(Grpc *grpc, const void *data, size_t len);
 
 /*
- * Returns the number of bytes to send.  They stay until grpc_sent() removes
- * them.
+ * Returns the number of bytes to send.  They stay where they are until
+ * grpc_sent() removes them.
  */
 extern size_t grpc_to_send(Grpc *grpc, const void **data);
 extern void grpc_sent(Grpc *grpc, size_t len);
@@ -106,11 +107,13 @@ extern void grpc_sent(Grpc *grpc, size_t len);
 extern void grpc_fail(Grpc *grpc, const char *error);
 extern const char *grpc_error(const Grpc *grpc);	/* "" while it lives */
 
-/* End calls whose time is over; and when that is next due, or -1. */
+/* End calls whose time is over. */
 extern void grpc_expire(Grpc *grpc, int64_t now);
+
+/* When is the time of a call over?  -1: never. */
 extern int64_t grpc_next_expiry(const Grpc *grpc);
 
-/* Call the callbacks of calls that are ready; is any ready? */
+/* Call the callbacks of calls that are ready. */
 extern void grpc_deliver(Grpc *grpc);
 extern bool grpc_has_ready(const Grpc *grpc);
 

@@ -3,10 +3,15 @@
  * loop.c
  *	  All descriptors and timers of the network behind one descriptor.
  *
+ * The descriptor is that of an epoll, which reports a descriptor as long as it
+ * is ready.  A run first collects the tasks to be run, and then runs them one by
+ * one, so that a task can remove one whose turn has not come yet.
+ *
  *-------------------------------------------------------------------------
  */
 #include "net/loop.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -60,6 +65,7 @@ loop_destroy(Loop *loop)
 {
 	if (loop == NULL)
 		return;
+	assert(ring_is_empty(&loop->tasks) && ring_is_empty(&loop->ready));
 	close(loop->epoll_fd);
 	free(loop);
 }
@@ -94,6 +100,12 @@ loop_watch(LoopTask *task, int fd, bool read, bool write)
 	struct epoll_event event = {0};
 	int			epoll_fd = task->loop->epoll_fd;
 
+	if (!read && !write)
+	{
+		/* epoll would still report that the other end is gone */
+		loop_forget(task, fd);
+		return;
+	}
 	event.events = (read ? EPOLLIN : 0) | (write ? EPOLLOUT : 0);
 	event.data.ptr = task;
 	if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, fd, &event) != 0 && errno == ENOENT)
@@ -142,6 +154,7 @@ loop_timeout(const Loop *loop)
 static void
 make_ready(Loop *loop, LoopTask *task)
 {
+	assert(task->loop == loop && ring_has(&task->in_tasks));
 	if (!ring_has(&task->in_ready))
 		ring_append(&loop->ready, &task->in_ready, task);
 }

@@ -8,7 +8,8 @@
  * runs the tasks whose time has come.  A task has any number of descriptors
  * and one timer; it finds out by itself what has happened.
  *
- * A task may remove any task, including itself.
+ * A task may remove any task, including itself.  All of net/ runs in one
+ * thread, without locks; only loop_run() calls back.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,7 +29,8 @@ typedef struct LoopTask
 {
 	void		(*run) (void *arg);
 	void	   *arg;
-	int64_t		due;			/* loop_now(): run it then; LOOP_NEVER */
+	int64_t		due;			/* loop_now(): when to run it, or LOOP_NEVER;
+								 * the task sets it anew */
 	/* loop.c's own */
 	Loop	   *loop;
 	RingLink	in_tasks;
@@ -43,11 +45,14 @@ extern int	loop_fd(const Loop *loop);
 
 /* Milliseconds until loop_run() must be called; -1: no need. */
 extern long loop_timeout(const Loop *loop);
+
+/* Run each task whose time has come, or whose descriptor is ready, once. */
 extern void loop_run(Loop *loop);
 
 /* Microseconds on a monotonic clock. */
 extern int64_t loop_now(void);
 
+/* The task is the caller's memory.  It must forget its descriptors before it is removed. */
 extern void loop_add(Loop *loop, LoopTask *task, void (*run) (void *arg), void *arg);
 extern void loop_remove(LoopTask *task);
 

@@ -6,11 +6,17 @@
  * c-ares may have an answer at once (a numeric address, the hosts file).  It
  * is stored, and the next run of the lookup's task delivers it.
  *
+ * c-ares asks for IPv4 and IPv6 addresses at the same time, and returns none
+ * before both questions have ended.  Some name servers never answer the second
+ * one.  So if the answer takes long, each is asked alone, too, and what has
+ * addresses first ends the lookup.
+ *
  *-------------------------------------------------------------------------
  */
 #define CARES_NO_DEPRECATED
 #include "net/resolver.h"
 
+#include <assert.h>
 #include <arpa/inet.h>
 #include <arpa/nameser.h>
 #include <netdb.h>
@@ -25,6 +31,9 @@
 /* How long one name server has to answer before another one is asked. */
 #define TRY_TIMEOUT		1000	/* milliseconds */
 #define TRIES			3
+
+/* When each family of addresses is asked for alone; microseconds. */
+#define ALONE_AFTER		INT64_C(1500000)
 
 #define MAX_SOCKETS		16
 
@@ -42,6 +51,9 @@ struct ResolverLookup
 	bool		has_channel;
 	LookupSocket sockets[MAX_SOCKETS];
 	int			nsockets;
+	char		host[RESOLVER_HOST_SIZE];
+	int64_t		alone_at;		/* INT64_MAX: not, or not again */
+	int			nquestions;		/* about addresses, that have not ended */
 	long		timeout_ms;
 	int64_t		deadline;
 	bool		answered;
@@ -69,7 +81,7 @@ note_error(ResolverLookup *lookup, int status)
 {
 	snprintf(lookup->answer.error, sizeof(lookup->answer.error), "%s",
 			 ares_strerror(status));
-	lookup->answer.exists = status == ARES_ENODATA || status == ARES_ENOTFOUND;
+	lookup->answer.none = status == ARES_ENODATA || status == ARES_ENOTFOUND;
 }
 
 static void
@@ -105,6 +117,7 @@ add_address(ResolverAnswer *answer, const struct ares_addrinfo_node *node)
 	return true;
 }
 
+/* What fails counts only if nothing else may still succeed. */
 static void
 addresses_found(void *arg, int status, int timeouts, struct ares_addrinfo *found)
 {
@@ -112,18 +125,29 @@ addresses_found(void *arg, int status, int timeouts, struct ares_addrinfo *found
 	const struct ares_addrinfo_node *node;
 
 	(void) timeouts;
+	assert(lookup->nquestions > 0);
+	lookup->nquestions--;
 	if (status == ARES_SUCCESS && found != NULL)
 	{
 		for (node = found->nodes; node != NULL; node = node->ai_next)
 			(void) add_address(&lookup->answer, node);
-		if (lookup->answer.n == 0)
-			note_error(lookup, ARES_ENODATA);
 	}
-	else
-		note_error(lookup, status);
 	if (found != NULL)
 		ares_freeaddrinfo(found);
+	if (lookup->answer.n == 0 && lookup->nquestions > 0)
+		return;
+	if (lookup->answer.n == 0)
+		note_error(lookup, status == ARES_SUCCESS ? ARES_ENODATA : status);
 	answered(lookup);
+}
+
+static void
+ask_for_addresses(ResolverLookup *lookup, int family)
+{
+	struct ares_addrinfo_hints hints = {.ai_family = family,.ai_socktype = SOCK_STREAM};
+
+	lookup->nquestions++;
+	ares_getaddrinfo(lookup->channel, lookup->host, NULL, &hints, addresses_found, lookup);
 }
 
 static int
@@ -186,7 +210,7 @@ socket_state(void *arg, ares_socket_t fd, int readable, int writable)
 		return;
 	}
 	if (i == MAX_SOCKETS)
-		return;					/* left to its timeout */
+		return;					/* c-ares gives it up by itself */
 	if (i == lookup->nsockets)
 		lookup->sockets[lookup->nsockets++].fd = fd;
 	lookup->sockets[i].read = readable != 0;
@@ -194,7 +218,7 @@ socket_state(void *arg, ares_socket_t fd, int readable, int writable)
 	loop_watch(&lookup->task, fd, readable != 0, writable != 0);
 }
 
-/* Sockets come and go meanwhile. */
+/* c-ares opens and closes sockets meanwhile, so work on a copy. */
 static void
 serve_sockets(ResolverLookup *lookup)
 {
@@ -214,8 +238,9 @@ static void
 set_timer(ResolverLookup *lookup)
 {
 	struct timeval left;
-	int64_t		due = lookup->deadline;
+	int64_t		due = lookup->alone_at < lookup->deadline ? lookup->alone_at : lookup->deadline;
 
+	assert(!lookup->answered);
 	if (ares_timeout(lookup->channel, NULL, &left) != NULL)
 	{
 		int64_t		next = loop_now() + (int64_t) left.tv_sec * 1000000 + left.tv_usec;
@@ -243,6 +268,12 @@ run(void *arg)
 
 	if (!lookup->answered)
 		serve_sockets(lookup);
+	if (!lookup->answered && loop_now() >= lookup->alone_at)
+	{
+		lookup->alone_at = INT64_MAX;
+		ask_for_addresses(lookup, AF_INET);
+		ask_for_addresses(lookup, AF_INET6);
+	}
 	if (!lookup->answered && loop_now() >= lookup->deadline)
 	{
 		snprintf(lookup->answer.error, sizeof(lookup->answer.error),
@@ -255,6 +286,7 @@ run(void *arg)
 		return;
 	}
 	/* "done" may not cancel it: it has ended */
+	assert(lookup->answer.n > 0 || lookup->answer.error[0] != '\0');
 	lookup->done(lookup->arg, &lookup->answer);
 	free_lookup(lookup);
 }
@@ -271,6 +303,7 @@ create(Loop *loop, long timeout_ms, ResolverDone done, void *arg)
 	if (lookup == NULL)
 		return NULL;
 	loop_add(loop, &lookup->task, run, lookup);
+	lookup->alone_at = INT64_MAX;
 	lookup->timeout_ms = timeout_ms;
 	lookup->deadline = loop_now() + (int64_t) timeout_ms * 1000;
 	lookup->done = done;
@@ -295,13 +328,12 @@ resolver_addresses(Loop *loop, const char *host, long timeout_ms, ResolverDone d
 				   void *arg)
 {
 	ResolverLookup *lookup = create(loop, timeout_ms, done, arg);
-	struct ares_addrinfo_hints hints = {0};
 
 	if (lookup == NULL)
 		return NULL;
-	hints.ai_family = AF_UNSPEC;
-	hints.ai_socktype = SOCK_STREAM;
-	ares_getaddrinfo(lookup->channel, host, NULL, &hints, addresses_found, lookup);
+	snprintf(lookup->host, sizeof(lookup->host), "%s", host);
+	lookup->alone_at = loop_now() + ALONE_AFTER;
+	ask_for_addresses(lookup, AF_UNSPEC);
 	if (!lookup->answered)
 		set_timer(lookup);
 	return lookup;

@@ -31,7 +31,8 @@ typedef struct ResolverAnswer
 	int			n;				/* 0: there is an error */
 	ResolverResult results[RESOLVER_MAX_RESULTS];
 	char		error[256];
-	bool		exists;			/* an error, but the name server has answered */
+	bool		none;			/* an error: a name server says so, that there
+								 * is nothing of that name and type */
 } ResolverAnswer;
 
 typedef struct ResolverLookup ResolverLookup;

@@ -3,11 +3,15 @@
  * ring.h
  *	  Rings: circular lists whose links are in their elements.
  *
+ * A link that is on no ring is zeroed, so that an element can be removed without
+ * knowing whether it is on one.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef RING_H
 #define RING_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -40,6 +44,7 @@ ring_has(const RingLink *link)
 static inline void
 ring_append(RingLink *head, RingLink *link, void *element)
 {
+	assert(!ring_has(link) && element != NULL);
 	link->element = element;
 	link->prev = head->prev;
 	link->next = head;
@@ -52,6 +57,7 @@ ring_remove(RingLink *link)
 {
 	if (link->next == NULL)
 		return;
+	assert(link->element != NULL);
 	link->prev->next = link->next;
 	link->next->prev = link->prev;
 	link->prev = link->next = NULL;

@@ -18,12 +18,13 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "session/deadlock.h"
+#include "postgres.h"
 
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "pgstat.h"
+#include "session/deadlock.h"
 #include "shared/deadlock_report.h"
 #include "shared/lease_id.h"
 #include "shared/local_waits.h"

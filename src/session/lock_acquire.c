@@ -93,9 +93,16 @@ give_up(LocalHold *local, bool have_tag, bool session)
 	LOCKTAG		tag = local->name.tag;
 	LOCKMODE	pgmode = lock_session_pgmode(local->mode);
 
+	/* Only integer keys may be anybody else's (wait_tag.c). */
+	bool		is_seen = have_tag && tag.locktag_field1 != InvalidOid;
+
+	if (is_seen)
+		lock_hold_begin_give_up();
 	lock_session_forget(local);
 	if (have_tag)
 		LockRelease(&tag, pgmode, session);
+	if (is_seen)
+		lock_hold_end_give_up();
 }
 
 static void
@@ -200,6 +207,7 @@ wait_for_both(Acquisition *acquisition)
 {
 	LocalHold  *local = acquisition->local;
 	const LockRequest *request = acquisition->request;
+	bool		stood_back = false; /* for somebody whom etcd has shown */
 
 	for (;;)
 	{
@@ -208,7 +216,8 @@ wait_for_both(Acquisition *acquisition)
 		if (!acquisition->have_tag &&
 			!wait_tag_acquire(local, request, &acquisition->deadlines))
 		{
-			refuse(local, request, request->is_try || wait_tag_somebody_has(local));
+			refuse(local, request,
+				   request->is_try || stood_back || wait_tag_somebody_has(local));
 			return false;
 		}
 		acquisition->have_tag = true;
@@ -225,9 +234,10 @@ wait_for_both(Acquisition *acquisition)
 				refuse(local, request, true);
 				return false;
 			case LOCK_ASK_WAIT:
-				refuse(local, request, false);
+				refuse(local, request, stood_back);
 				return false;
 			case LOCK_ASK_DRAIN:
+				stood_back = true;
 				break;
 		}
 
@@ -321,6 +331,8 @@ static void
 refuse_duplicate(const WaitDeadlines *deadlines)
 {
 	int64		started_at = clock_now();
+	int64		until = Min(started_at + (int64) etcd_lock_connect_timeout * 1000,
+							deadlines->give_up_at);
 
 	while (etcd_lock_duplicate_primary == DUPLICATE_PRIMARY_REFUSE && !RecoveryInProgress())
 	{
@@ -336,9 +348,10 @@ refuse_duplicate(const WaitDeadlines *deadlines)
 					 errhint("Give this server endpoints or a namespace of its own, or stop the other one; see \"%s\".",
 							 "etcd_lock.duplicate_primary")));
 		CHECK_FOR_INTERRUPTS();
+		wait_deadlines_check_lock_timeout(deadlines);
 		wait_deadlines_check_response(deadlines);
-		if (clock_now() - started_at >= (int64) etcd_lock_connect_timeout * 1000)
-			lock_check_report_unreachable(etcd_lock_connect_timeout);
+		if (clock_now() >= until)
+			lock_check_report_unreachable((int) ((until - started_at) / 1000));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 DUPLICATE_POLL, wait_events_acquire());
 		ResetLatch(MyLatch);
@@ -380,7 +393,7 @@ acquire_again(LocalHold *local, const LockRequest *request, ResourceOwner owner)
 static bool
 wait_for_room(int64 until)
 {
-	if (clock_now() >= until || !lock_keep_end_idle())
+	if (clock_now() >= until || !lock_keep_make_room())
 		return false;
 	CHECK_FOR_INTERRUPTS();
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
@@ -389,37 +402,19 @@ wait_for_room(int64 until)
 	return true;
 }
 
-/* Steps 1 and 2. */
+/* Steps 1 and 2.  Returns NULL if the table is full. */
 static LocalHold *
-begin_hold(const LockName *name, const LockRequest *request, bool is_upgrade)
+record_hold(const LockName *name, const LockRequest *request, bool is_upgrade)
 {
-	int64		until = clock_now() + ROOM_TIMEOUT;
-	LocalHold  *local;
-	LockWaitResult result;
+	LocalHold  *local = lock_session_enter(name, request->mode);
 
-	for (;;)
-	{
-		local = lock_session_enter(name, request->mode);
-		result = lock_hold_wait(name, request->mode, is_upgrade, &local->hold);
-		if (result != LOCK_WAIT_TABLE_FULL)
-			break;
-		lock_session_forget(local);
-		if (!wait_for_room(until))
-			break;
-	}
-
-	switch (result)
+	switch (lock_hold_wait(name, request->mode, is_upgrade, &local->hold))
 	{
 		case LOCK_WAIT_OK:
 			break;
 		case LOCK_WAIT_TABLE_FULL:
-			lock_hold_turned_away(name);
-			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("no room for another etcd lock on this server"),
-					 errhint("You might need to increase the configuration parameter \"%s\".",
-							 "etcd_lock.max_names")));
-			break;
+			lock_session_forget(local);
+			return NULL;
 		case LOCK_WAIT_NAME_CONFLICT:
 			lock_session_forget(local);
 			lock_hold_turned_away(name);
@@ -436,6 +431,27 @@ begin_hold(const LockName *name, const LockRequest *request, bool is_upgrade)
 	local->hold->tick = request->tick;
 	local->hold->claim = request->claim;
 	local->hold->max_ticks = etcd_lock_max_ticks;
+	return local;
+}
+
+/* The same; if the table is full, wait a moment for room. */
+static LocalHold *
+begin_hold(const LockName *name, const LockRequest *request, bool is_upgrade)
+{
+	int64		until = clock_now() + ROOM_TIMEOUT;
+	LocalHold  *local;
+
+	while ((local = record_hold(name, request, is_upgrade)) == NULL)
+	{
+		if (wait_for_room(until))
+			continue;
+		lock_hold_turned_away(name);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("no room for another etcd lock on this server"),
+				 errhint("You might need to increase the configuration parameter \"%s\".",
+						 "etcd_lock.max_names")));
+	}
 	return local;
 }
 
@@ -516,11 +532,13 @@ lock_acquire_prepare_tries(const WaitDeadlines *deadlines)
 LocalHold *
 lock_acquire_begin_try(const LockName *name, const LockRequest *request)
 {
-	LocalHold  *local = begin_hold(name, request, false);
+	LocalHold  *local = record_hold(name, request, false);
 	volatile bool have_tag = false;
 	volatile bool granted = false;
 
 	Assert(request->is_try && !request->has_tick);
+	if (local == NULL)
+		return NULL;
 	PG_TRY();
 	{
 		have_tag = LockAcquire(&local->name.tag, lock_session_pgmode(local->mode),
@@ -549,8 +567,8 @@ void
 lock_acquire_drop_try(LocalHold *local, const LockRequest *request)
 {
 	if (local->nowners > 0)
-		(void) lock_session_unlock(&local->name, local->mode,
-								   request->session ? NULL : CurrentResourceOwner);
+		(void) lock_session_unlock_one(&local->name, local->mode,
+									   request->session ? NULL : CurrentResourceOwner);
 	else
 	{
 		local->hold->outcome = LOCK_OUTCOME_TRY_FAILED;

@@ -20,8 +20,10 @@ extern int64 lock_acquire(const LockName *name, const LockRequest *request);
 /*
  * A try in two steps, for a session that does not have the lock in any mode.
  * Call lock_acquire_prepare_tries() once, which may take time.
- * lock_acquire_begin_try() returns NULL if another session of this server is
- * in the way.  The caller must end or drop each try that it has begun.
+ * lock_acquire_begin_try() never waits, and returns NULL if another session of
+ * this server is in the way, or the table is full.  The caller must end or drop
+ * each try that it has begun, and call lock_session_await_release() when it has
+ * dropped some.
  */
 extern void lock_acquire_prepare_tries(const WaitDeadlines *deadlines);
 extern LocalHold *lock_acquire_begin_try(const LockName *name, const LockRequest *request);

@@ -102,8 +102,9 @@ release(Wanted *wanted, int n, const LockRequest *request)
 		if (wanted[i].tried != NULL)
 			lock_acquire_drop_try(wanted[i].tried, request);
 		else if (wanted[i].token != 0 && !is_repeated(wanted, i))
-			(void) lock_session_unlock(&wanted[i].name, LOCK_EXCLUSIVE, owner_of(request));
+			(void) lock_session_unlock_one(&wanted[i].name, LOCK_EXCLUSIVE, owner_of(request));
 	}
+	lock_session_await_release();
 	RESUME_INTERRUPTS();
 }
 
@@ -128,8 +129,8 @@ is_known(const Wanted *wanted)
 }
 
 /*
- * Try all names up to the first one that is in use here at once: the worker is
- * woken when it can see all of them.
+ * Try all names up to the first one that is in use here, or for which there is no
+ * room, at once: the worker is woken when it can see all of them.
  */
 static void
 begin_tries(Wanted *wanted, int n, const LockRequest *request)
@@ -176,6 +177,7 @@ end_tries(Wanted *wanted, int n, const LockRequest *request,
 		else
 			all = false;
 	}
+	lock_session_await_release();
 }
 
 static void

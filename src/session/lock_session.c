@@ -38,6 +38,7 @@
 #include "shared/settings.h"
 #include "shared/wait_events.h"
 #include "storage/ipc.h"
+#include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -142,14 +143,28 @@ lock_session_foreach(LocalHoldCallback callback, void *arg)
 		callback(local, arg);
 }
 
+/*
+ * The role that has logged in, as pg_stat_activity shows it, whatever SET
+ * SESSION AUTHORIZATION says.  A background worker may not have logged in.
+ */
+static Oid
+login_role(void)
+{
+	return OidIsValid(MyProc->roleId) ? MyProc->roleId : GetSessionUserId();
+}
+
 /* Tell the shared table who we are, for the values of our keys in etcd. */
 void
 lock_session_describe(void)
 {
 	LockProc   *proc = lock_table_proc(compat_my_procno());
 	char	   *database;
+	char	   *user;
 
-	/* Neither name can change while we are connected. */
+	/*
+	 * Once is enough: the database cannot be renamed while we are connected,
+	 * and a role that is keeps its old name here, as it would in a log.
+	 */
 	if (!described)
 	{
 		/*
@@ -160,8 +175,8 @@ lock_session_describe(void)
 		database = get_database_name(MyDatabaseId);
 		lock_text_to_utf8(database ? database : "", proc->who.database,
 						  LOCK_PROC_TEXT);
-		lock_text_to_utf8(GetUserNameFromId(GetSessionUserId(), false),
-						  proc->who.username, LOCK_PROC_TEXT);
+		user = GetUserNameFromId(login_role(), true);
+		lock_text_to_utf8(user ? user : "", proc->who.username, LOCK_PROC_TEXT);
 		described = true;
 	}
 	/* ASCII, whatever the database's encoding */
@@ -708,7 +723,7 @@ release_tag(LocalHold *local, int64 count, bool session)
  * transaction locks end with the transaction.
  */
 bool
-lock_session_unlock(const LockName *name, LockMode mode, ResourceOwner owner)
+lock_session_unlock_one(const LockName *name, LockMode mode, ResourceOwner owner)
 {
 	LocalHold  *local = lock_session_find(name, mode);
 
@@ -727,9 +742,25 @@ lock_session_unlock(const LockName *name, LockMode mode, ResourceOwner owner)
 		warn_unlocked_lost(local);
 	lock_session_count(local, owner, -1);
 	release_tag(local, 1, owner == NULL);
+	return true;
+}
+
+/* Wait, once, until others can have what was unlocked. */
+void
+lock_session_await_release(void)
+{
 	wait_for_release();
 	lock_trace_say();
-	return true;
+}
+
+bool
+lock_session_unlock(const LockName *name, LockMode mode, ResourceOwner owner)
+{
+	bool		unlocked = lock_session_unlock_one(name, mode, owner);
+
+	if (unlocked)
+		lock_session_await_release();
+	return unlocked;
 }
 
 static void
@@ -751,6 +782,5 @@ lock_session_unlock_all(void)
 {
 	lock_trace_begin();
 	lock_session_foreach(unlock_session_counts, NULL);
-	wait_for_release();
-	lock_trace_say();
+	lock_session_await_release();
 }

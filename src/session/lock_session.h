@@ -37,7 +37,7 @@ typedef struct LocalHold
 	int64		token;
 	bool		told;			/* some message has told the user that it is
 								 * lost */
-	uint64		check;			/* see lock_check.c */
+	int64		check;			/* see lock_check.c */
 	bool		unknown;		/* etcd was asked, and has not responded */
 	LocalOwner *owners;
 	int			nowners;
@@ -75,6 +75,14 @@ extern bool lock_session_holds_any(void);
 extern bool lock_session_unlock(const LockName *name, LockMode mode,
 								ResourceOwner owner);
 extern void lock_session_unlock_all(void);
+
+/*
+ * Unlock several, one by one, and then wait for etcd once: it may take a second
+ * if etcd does not respond, however many they are.
+ */
+extern bool lock_session_unlock_one(const LockName *name, LockMode mode,
+									ResourceOwner owner);
+extern void lock_session_await_release(void);
 
 /* Is it lost?  A lock whose tag is gone was unlocked, and is not lost. */
 extern bool lock_session_is_lost(const LocalHold *local);

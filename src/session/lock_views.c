@@ -129,12 +129,13 @@ copy_kept_keys(SeenHolds *seen, const LockEntry *entry)
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
 		const LockKey *key = &entry->keys[i];
-		SeenHold   *copy = &seen->holds[seen->n];
 
 		if (key->state != KEY_HELD || key->keep == 0 || key->idle_since == 0)
 			continue;
 		if (seen->n < seen->max)
 		{
+			SeenHold   *copy = &seen->holds[seen->n];
+
 			memset(copy, 0, sizeof(SeenHold));
 			strlcpy(copy->key, entry->key, sizeof(copy->key));
 			copy->tag = entry->tag;
@@ -201,10 +202,17 @@ static const ViewColumn locks_columns[] = {
 	{"depth"}, {"token"}, {"waitstart"}, {"heldsince"}, {"lost"}
 };
 
+/* What comes from etcd, or from other sessions, is UTF-8. */
+static Datum
+text_of(const char *utf8)
+{
+	return CStringGetTextDatum(lock_text_for_user(utf8, strlen(utf8)));
+}
+
 static void
 set_text(ViewRow *row, int column, const char *utf8)
 {
-	row->values[column] = CStringGetTextDatum(lock_text_for_user(utf8, strlen(utf8)));
+	row->values[column] = text_of(utf8);
 }
 
 static void
@@ -299,8 +307,7 @@ static Datum
 text_list(const char *list)
 {
 	return DirectFunctionCall2Coll(text_to_array, C_COLLATION_OID,
-								   CStringGetTextDatum(list),
-								   CStringGetTextDatum(","));
+								   text_of(list), CStringGetTextDatum(","));
 }
 
 enum
@@ -331,10 +338,10 @@ static const ViewColumn status_columns[] = {
 
 /* An empty text becomes null. */
 static void
-set_known(ViewRow *row, int column, const char *text)
+set_known(ViewRow *row, int column, const char *utf8)
 {
-	row->values[column] = CStringGetTextDatum(text);
-	row->nulls[column] = text[0] == '\0';
+	set_text(row, column, utf8);
+	row->nulls[column] = utf8[0] == '\0';
 }
 
 static const char *
@@ -392,8 +399,7 @@ etcd_lock_sql_status(PG_FUNCTION_ARGS)
 	row.values[STATUS_DB_SIZE] = Int64GetDatum(status.db_size);
 	row.nulls[STATUS_DB_SIZE] = status.db_size < 0;
 	row.values[STATUS_ALARMS] = text_list(status.alarms);
-	set_known(&row, STATUS_LAST_ERROR,
-			  lock_text_for_user(status.last_error, strlen(status.last_error)));
+	set_known(&row, STATUS_LAST_ERROR, status.last_error);
 	row.values[STATUS_LAST_ERROR_AT] = TimestampTzGetDatum(status.last_error_at);
 	row.nulls[STATUS_LAST_ERROR_AT] = row.nulls[STATUS_LAST_ERROR];
 	row.values[STATUS_WORKER_PID] = Int32GetDatum(worker_pid);
@@ -401,8 +407,7 @@ etcd_lock_sql_status(PG_FUNCTION_ARGS)
 	row.values[STATUS_CLUSTER_ID] =
 		CStringGetTextDatum(psprintf("%llx", (unsigned long long) cluster_id));
 	row.nulls[STATUS_CLUSTER_ID] = cluster_id == 0;
-	set_known(&row, STATUS_DUPLICATE_PRIMARY,
-			  lock_text_for_user(status.duplicate, strlen(status.duplicate)));
+	set_known(&row, STATUS_DUPLICATE_PRIMARY, status.duplicate);
 	row.values[STATUS_AUDIT_AGE] = seconds_interval(Max(clock_now() - audited_at, 0));
 	row.nulls[STATUS_AUDIT_AGE] = audited_at == 0;
 	view_row_arrange(&row, values, nulls);
@@ -435,13 +440,13 @@ etcd_lock_sql_endpoints(PG_FUNCTION_ARGS)
 		nulls[3] = !endpoint->looked;
 		values[4] = Float8GetDatum(endpoint->took / 1000.0);
 		nulls[4] = !endpoint->looked || endpoint->took < 0;
-		values[5] = CStringGetTextDatum(endpoint->version);
+		values[5] = text_of(endpoint->version);
 		nulls[5] = endpoint->version[0] == '\0';
 		values[6] = Int64GetDatum(endpoint->db_size);
 		nulls[6] = !endpoint->looked || endpoint->db_size < 0;
 		values[7] = BoolGetDatum(endpoint->is_leader);
 		nulls[7] = nulls[6];
-		values[8] = CStringGetTextDatum(endpoint->error);
+		values[8] = text_of(endpoint->error);
 		nulls[8] = endpoint->error[0] == '\0';
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}

@@ -42,7 +42,7 @@ wait_end_look(LockHold *hold, bool had_tag, WaitEnd *end)
 {
 	end->had_tag = had_tag;
 	look_at_link(end);
-	lock_hold_get_holder(hold, end->holder);
+	(void) lock_hold_get_holder(hold, end->holder);
 	end->has_other = lock_hold_other(hold, end->has_link, &end->other);
 
 	for (int waited = 0; waited < ANSWER_WAIT && end->has_link && end->has_other &&

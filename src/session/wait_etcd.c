@@ -131,7 +131,7 @@ trace_holder(WaitEtcd *wait)
 	else
 	{
 		wait->trace_holder = TRACE_HOLDER_ASKED;
-		wait_log_ask_holder(hold);
+		lock_hold_ask_holder(hold, true);
 	}
 }
 
@@ -142,7 +142,7 @@ ask_holder_in_time(WaitEtcd *wait)
 
 	if (now < wait->ask_holder_at)
 		return;
-	lock_hold_ask_holder(wait->local->hold);
+	lock_hold_ask_holder(wait->local->hold, false);
 	wait->ask_holder_at = now + ASK_HOLDER_POLL;
 }
 
@@ -215,7 +215,6 @@ begin_again(WaitEtcd *wait)
 	wait->heartbeat = 0;
 	wait->beat_at = now;
 	wait->ask_holder_at = wait->deadlines->error_at - ASK_HOLDER_BEFORE;
-	wait->was_behind = false;
 	wait->probe_interval = (int64) DeadlockTimeout * 1000;
 	wait->probe_at = wait->local->hold->is_try ? PG_INT64_MAX : now + wait->probe_interval;
 	wait->deadlock_logged = false;
@@ -238,7 +237,7 @@ wait_etcd_grant(WaitEtcd *wait)
 	for (;;)
 	{
 		LockAskResult result;
-		bool		behind;
+		bool		others = false;
 
 		ResetLatch(MyLatch);
 
@@ -256,21 +255,15 @@ wait_etcd_grant(WaitEtcd *wait)
 		check_worker(wait);
 		check_link(wait);
 		wait_log_tick(&wait->log, local, false);
-		behind = lock_hold_is_behind(local->hold);
-		wait->was_behind |= behind;
-		if (behind && !local->hold->is_try)
+		if (!local->hold->is_try && lock_hold_is_behind(local->hold))
 			role_budget_begin_wait();
+		if (wait->deadlines->give_up_at != PG_INT64_MAX)
+			others = lock_hold_others_ahead(local->hold);
 		ask_holder_in_time(wait);
 		wait_deadlines_check_lock_timeout(wait->deadlines);
 
-		/*
-		 * Between two keys of ours, the queue was known a moment ago.  If a
-		 * key is first in it and waits for the lease, nobody is ahead.
-		 */
 		if (clock_now() >= wait->deadlines->give_up_at)
-			return behind ||
-				(wait->was_behind && has_lease() && !lock_hold_is_queued(local->hold)) ?
-				LOCK_ASK_FAILED : LOCK_ASK_WAIT;
+			return others ? LOCK_ASK_FAILED : LOCK_ASK_WAIT;
 		log_deadlock(wait);
 		look_for_deadlock(wait);
 		sleep_until_changed(wait);

@@ -35,7 +35,6 @@ typedef struct WaitEtcd
 	uint64		heartbeat;		/* the worker's last one */
 	int64		beat_at;		/* when that was seen */
 	int64		ask_holder_at;	/* ask who holds the lock, for the error */
-	bool		was_behind;		/* others stood ahead in etcd's queue */
 	int64		probe_at;		/* look for a deadlock over several servers, */
 	int64		probe_interval; /* and again after so long */
 	bool		deadlock_logged;

@@ -20,6 +20,7 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "session/wait_log.h"
+#include "shared/lock_holds.h"
 #include "shared/lock_text.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
@@ -28,35 +29,15 @@
 /* How long to wait for the answer, microseconds. */
 #define ANSWER_WAIT			INT64CONST(1000000)
 
-/*
- * Ask again as long as there is no answer: at first the holder may be unknown.
- */
-void
-wait_log_ask_holder(LockHold *hold)
-{
-	LWLock	   *lock = lock_table_partition(hold->entry);
-
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	hold->wants_holder = true;
-	hold->entry->holder_wanted = true;
-	lock_table_push_work(hold->entry);
-	lock_table_unlock(lock);
-}
-
 /* Returns NULL if there is no answer yet. */
 char *
 wait_log_get_holder(LockHold *hold)
 {
-	LWLock	   *lock = lock_table_partition(hold->entry);
-	char		sentence[LOCK_HOLDER_TEXT] = "";
-	bool		answered;
+	char		sentence[LOCK_HOLDER_TEXT];
 
-	LWLockAcquire(lock, LW_SHARED);
-	answered = !hold->wants_holder;
-	if (answered)
-		strlcpy(sentence, lock_table_proc(hold->procno)->holder, sizeof(sentence));
-	LWLockRelease(lock);
-	return answered ? lock_text_for_user(sentence, strlen(sentence)) : NULL;
+	if (!lock_hold_get_holder(hold, sentence))
+		return NULL;
+	return lock_text_for_user(sentence, strlen(sentence));
 }
 
 static char *
@@ -111,7 +92,12 @@ wait_log_tick(WaitLog *log, LocalHold *local, bool draining)
 			return;
 		}
 	}
-	wait_log_ask_holder(local->hold);
+
+	/*
+	 * Again, as long as there is no answer: at first the holder may be
+	 * unknown.
+	 */
+	lock_hold_ask_holder(local->hold, true);
 }
 
 /* When to call wait_log_tick() at the latest; on clock_now(). */

@@ -18,7 +18,6 @@ typedef struct WaitLog
 	bool		logged;
 } WaitLog;
 
-extern void wait_log_ask_holder(LockHold *hold);
 extern char *wait_log_get_holder(LockHold *hold);
 extern void wait_log_tick(WaitLog *log, LocalHold *local, bool draining);
 extern int64 wait_log_next_time(const WaitLog *log);

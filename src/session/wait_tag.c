@@ -24,13 +24,18 @@
 #include "utils/timestamp.h"
 
 /*
- * How often a try checks whether another session here gets the lock;
- * milliseconds.
+ * How often a try checks whether another session here gets the lock, in
+ * milliseconds: a part of the time waited, because for an integer key each
+ * check copies PostgreSQL's whole lock table.
  */
-#define TRY_POLL			2
+#define SHORTEST_TRY_POLL	2
+#define LONGEST_TRY_POLL	50
 
 /* How often a waiter checks whether somebody waits for it. */
 #define TICKS_BEFORE_DEADLOCK_TIMEOUT	3
+
+/* For find_foreign_holder(). */
+#define ANYBODY			(-1)
 
 typedef enum TagResult
 {
@@ -184,6 +189,31 @@ wait_for_tag_at_most(LocalHold *local, bool session, const WaitDeadlines *deadli
 }
 
 /*
+ * Who holds an integer key in PostgreSQL's lock table, and neither holds nor wants the
+ * lock by our functions?  only: this process, unless it is ANYBODY.  Returns false if there
+ * is nobody.
+ */
+static bool
+find_foreign_holder(LocalHold *local, int only, LockForeignHolder *foreign)
+{
+	LockData   *locks = GetLockStatusData();
+	bool		found = false;
+
+	for (int i = 0; i < locks->nelements && !found; i++)
+	{
+		const LockInstanceData *lock = &locks->locks[i];
+
+		found = lock->holdMask != 0 && lock->pid != MyProcPid &&
+			(only == ANYBODY || lock->pid == only) &&
+			memcmp(&lock->locktag, &local->name.tag, sizeof(LOCKTAG)) == 0 &&
+			lock_hold_is_foreign(local->hold, lock->pid, foreign);
+	}
+	pfree(locks->locks);
+	pfree(locks);
+	return found;
+}
+
+/*
  * The session cannot have PostgreSQL's lock.  Does somebody have the lock, or
  * hold the integer key by pg_advisory_lock()?  Otherwise somebody is only
  * asking etcd.
@@ -191,25 +221,22 @@ wait_for_tag_at_most(LocalHold *local, bool session, const WaitDeadlines *deadli
 bool
 wait_tag_somebody_has(LocalHold *local)
 {
-	LockData   *locks;
-	bool		found = false;
+	LockForeignHolder first;
+	LockForeignHolder second;
 
 	if (lock_hold_somebody_has(local->hold))
 		return true;
 	if (local->name.tag.locktag_field1 == InvalidOid)
 		return false;			/* a text name: nobody else knows its tag */
-	locks = GetLockStatusData();
-	for (int i = 0; i < locks->nelements && !found; i++)
-	{
-		const LockInstanceData *lock = &locks->locks[i];
 
-		found = lock->holdMask != 0 && lock->pid != MyProcPid &&
-			memcmp(&lock->locktag, &local->name.tag, sizeof(LOCKTAG)) == 0 &&
-			!lock_hold_is_known(local->hold, lock->pid);
-	}
-	pfree(locks->locks);
-	pfree(locks);
-	return found;
+	/*
+	 * A session that was asking etcd may have given up since PostgreSQL's
+	 * table was copied.  If it has not between two copies that both have it,
+	 * it was never ours.
+	 */
+	return find_foreign_holder(local, ANYBODY, &first) &&
+		find_foreign_holder(local, first.pid, &second) &&
+		first.given_up == second.given_up;
 }
 
 /* Returns false if another session has it. */
@@ -228,13 +255,18 @@ acquire_at_once(LocalHold *local, const LockRequest *request)
 static bool
 try_again(LocalHold *local, const LockRequest *request, const WaitDeadlines *deadlines)
 {
+	int64		since = clock_now();
+
 	while (!wait_tag_somebody_has(local))
 	{
+		int64		poll = (clock_now() - since) / 8000;
+
 		CHECK_FOR_INTERRUPTS();
 		wait_deadlines_check_lock_timeout(deadlines);
 		wait_deadlines_check_response(deadlines);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 TRY_POLL, wait_events_acquire());
+						 (long) Min(Max(poll, SHORTEST_TRY_POLL), LONGEST_TRY_POLL),
+						 wait_events_acquire());
 		ResetLatch(MyLatch);
 		if (acquire_at_once(local, request))
 			return true;
@@ -256,6 +288,9 @@ wait_tag_acquire(LocalHold *local, const LockRequest *request,
 			return try_again(local, request, deadlines);
 		if (deadlines->give_up_at <= clock_now())
 			return false;
+
+		/* If it never gets the lock, others must have been seen by then. */
+		(void) lock_hold_somebody_has(local->hold);
 	}
 	else if (role_budget_limits_waits() && acquire_at_once(local, request))
 		return true;

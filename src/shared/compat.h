@@ -43,6 +43,13 @@
 #define compat_am_autovacuum_worker()	IsAutoVacuumWorkerProcess()
 #endif
 
+/* sets *n to their number; needs utils/guc_tables.h */
+#if PG_VERSION_NUM >= 160000
+#define compat_guc_variables(n)		get_guc_variables(n)
+#else
+#define compat_guc_variables(n)		(*(n) = GetNumConfigOptions(), get_guc_variables())
+#endif
+
 /* ExecutorRun's last parameter, which 18 does not have */
 #if PG_VERSION_NUM >= 180000
 #define COMPAT_EXECUTE_ONCE_PARAM

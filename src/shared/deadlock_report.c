@@ -7,7 +7,7 @@
  * sessions, used in turn; a session that comes too late, because there were
  * many deadlocks at once, reports its own without the path.
  *
- * DeadlockReport.mutex protects each, DeadlockReports.next is the worker's alone.
+ * DeadlockReports.lock protects all of them: a path is too long for a spinlock.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,11 +17,12 @@
 #include "shared/deadlock_report.h"
 #include "storage/shmem.h"
 
+#define REPORTS_TRANCHE	"etcd_lock_deadlocks"
+
 #define NREPORTS	8
 
 typedef struct DeadlockReport
 {
-	slock_t		mutex;
 	int			pid;			/* whose; 0: nobody's */
 	uint64		wait_number;
 	size_t		len;
@@ -30,6 +31,7 @@ typedef struct DeadlockReport
 
 typedef struct DeadlockReports
 {
+	LWLock	   *lock;
 	unsigned	next;
 	DeadlockReport report[NREPORTS];
 } DeadlockReports;
@@ -43,6 +45,12 @@ deadlock_report_shmem_size(void)
 }
 
 void
+deadlock_report_request_locks(void)
+{
+	RequestNamedLWLockTranche(REPORTS_TRANCHE, 1);
+}
+
+void
 deadlock_report_shmem_init(void)
 {
 	bool		found;
@@ -52,8 +60,7 @@ deadlock_report_shmem_init(void)
 	if (!found)
 	{
 		memset(reports, 0, sizeof(DeadlockReports));
-		for (int i = 0; i < NREPORTS; i++)
-			SpinLockInit(&reports->report[i].mutex);
+		reports->lock = &GetNamedLWLockTranche(REPORTS_TRANCHE)->lock;
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -61,15 +68,16 @@ deadlock_report_shmem_init(void)
 void
 deadlock_report_put(int pid, uint64 wait_number, const void *message, size_t len)
 {
-	DeadlockReport *report = &reports->report[reports->next++ % NREPORTS];
+	DeadlockReport *report;
 
 	Assert(len <= DEADLOCK_PROBE_MAX_SIZE);
-	SpinLockAcquire(&report->mutex);
+	LWLockAcquire(reports->lock, LW_EXCLUSIVE);
+	report = &reports->report[reports->next++ % NREPORTS];
 	report->pid = pid;
 	report->wait_number = wait_number;
 	report->len = len;
 	memcpy(report->message, message, len);
-	SpinLockRelease(&report->mutex);
+	LWLockRelease(reports->lock);
 }
 
 bool
@@ -78,18 +86,17 @@ deadlock_report_get(uint64 wait_number, DeadlockProbe *probe)
 	char	   *message = palloc(DEADLOCK_PROBE_MAX_SIZE);
 	size_t		len = 0;
 
+	LWLockAcquire(reports->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < NREPORTS; i++)
 	{
 		DeadlockReport *report = &reports->report[i];
 
-		SpinLockAcquire(&report->mutex);
-		if (report->pid == MyProcPid && report->wait_number == wait_number)
-		{
-			len = report->len;
-			memcpy(message, report->message, len);
-			report->pid = 0;
-		}
-		SpinLockRelease(&report->mutex);
+		if (report->pid != MyProcPid || report->wait_number != wait_number)
+			continue;
+		len = report->len;
+		memcpy(message, report->message, len);
+		report->pid = 0;
 	}
+	LWLockRelease(reports->lock);
 	return len > 0 && deadlock_probe_decode(message, len, probe);
 }

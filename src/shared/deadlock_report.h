@@ -12,6 +12,7 @@
 #include "shared/lock_table.h"
 
 extern Size deadlock_report_shmem_size(void);
+extern void deadlock_report_request_locks(void);
 extern void deadlock_report_shmem_init(void);
 
 /*

@@ -3,8 +3,8 @@
  * lease_id.c
  *	  The id of this server's lease in etcd, which is ours to choose.
  *
- * 		base (random, chosen by the postmaster once)	39 bits
- * 		a random number for each epoch					24 bits
+ * 		base (1, and 38 random bits, drawn by the postmaster once)	39 bits
+ * 		a random number for each epoch								24 bits
  *
  * so that a new worker knows the leases that went before by their base, and
  * revokes them: after a crash of a backend the locks of dead sessions are free

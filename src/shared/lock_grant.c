@@ -114,15 +114,6 @@ wait_as_requester(LockHold *hold)
 	return LOCK_ASK_WAIT;
 }
 
-/* The key is on its way to etcd, perhaps for another session. */
-static LockAskResult
-wait_for_put(LockHold *hold, const LockKey *key)
-{
-	if (key_machine_is_on_its_way(key->state) && hold->state != HOLD_ASKED)
-		hold->late_for = lock_key_id(key);
-	return wait_as_requester(hold);
-}
-
 static LockAskResult
 refuse(LockHold *hold)
 {
@@ -154,6 +145,16 @@ want_and_wait(LockEntry *entry, LockHold *hold)
 	wait_as_requester(hold);
 	(void) lock_key_want(entry, hold);
 	return LOCK_ASK_WAIT;
+}
+
+/* The key is in etcd's queue.  A try is refused if it is behind others. */
+static LockAskResult
+wait_in_queue(LockEntry *entry, LockHold *hold, LockKey *key)
+{
+	if (hold->is_try && lock_key_refuses_tries(key) &&
+		lock_key_behind_since(entry, key, hold->began_at))
+		return refuse(hold);
+	return wait_as_requester(hold);
 }
 
 static LockAskResult
@@ -196,10 +197,9 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 			 * A try that put the key together with its tick is not refused:
 			 * the key may be in etcd with the tick, and wait for the lease.
 			 */
-			if (hold->is_try && lock_key_refuses_tries(key) &&
-				!(hold->has_tick && key->has_tick && key->claim == hold->claim))
-				return refuse(hold);
-			return wait_as_requester(hold);
+			if (hold->has_tick && key->has_tick && key->claim == hold->claim)
+				return wait_as_requester(hold);
+			return wait_in_queue(entry, hold, key);
 
 		default:
 
@@ -207,16 +207,8 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 			 * wanted or sent for a session that has just left: wait for its
 			 * fate
 			 */
-			return wait_for_put(hold, key);
+			return wait_as_requester(hold);
 	}
-}
-
-/* Ask for a read of the queue that begins from now on. */
-static void
-ask_for_look(LockEntry *entry, LockHold *hold, LockKey *key)
-{
-	hold->check_key = lock_key_id(key);
-	hold->check = lock_key_ask_check(entry, key);
 }
 
 /*
@@ -228,6 +220,11 @@ static LockAskResult
 join(LockEntry *entry, LockHold *hold, LockKey *key)
 {
 	int64		now = clock_now();
+	bool		is_valid = now < key->checked_until;
+
+	/* With a short window, a read may be too old for others, but not for us. */
+	bool		is_ours = hold->look_key == lock_key_id(key) &&
+		key->looked_at >= hold->look_from;
 
 	if (key->just_granted || hold->asked_key == lock_key_id(key) ||
 		lock_keep_may_pass(key, now))
@@ -235,16 +232,16 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 	if (lock_table_has_waiters(entry) &&
 		dlist_head_element(LockHold, link, &entry->waiters)->upgrader)
 		return grant(entry, hold, key);
+	if ((is_valid || is_ours) && !key->foreign_waiter)
+		return grant(entry, hold, key);
 
-	if (now < key->checked_until)
+	if (is_valid && lock_key_count_holders(entry, key) == 0)
 	{
-		if (!key->foreign_waiter)
-			return grant(entry, hold, key);
-		if (lock_key_count_holders(entry, key) == 0)
-		{
-			lock_key_mark_deleting(entry, key);
-			return want_and_wait(entry, hold);
-		}
+		lock_key_mark_deleting(entry, key);
+		return want_and_wait(entry, hold);
+	}
+	if (is_valid && key->looked_at >= hold->began_at)
+	{
 		if (hold->is_try)
 			return refuse(hold);
 
@@ -257,29 +254,12 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 		return LOCK_ASK_DRAIN;
 	}
 
-	/*
-	 * With a short window, a read may be too old for others, but not for us.
-	 */
-	if (hold->check_key == lock_key_id(key) && key->checks_done >= hold->check &&
-		!key->foreign_waiter)
-		return grant(entry, hold, key);
-
-	if (hold->check_key != lock_key_id(key) || key->checks_done >= hold->check)
-		ask_for_look(entry, hold, key);
+	if (hold->look_key != lock_key_id(key) || is_ours)
+	{
+		hold->look_key = lock_key_id(key);
+		hold->look_from = lock_key_ask_look(entry, key);
+	}
 	return wait_as_requester(hold);
-}
-
-/*
- * The key waits in etcd's queue, as far as we know: what the worker has read
- * last may be older than the try.
- */
-static LockAskResult
-try_queued(LockEntry *entry, LockHold *hold, LockKey *key)
-{
-	if (hold->check_key != lock_key_id(key))
-		ask_for_look(entry, hold, key);
-	return key->checks_done >= hold->check && lock_key_refuses_tries(key) ?
-		refuse(hold) : wait_as_requester(hold);
 }
 
 static LockAskResult
@@ -305,8 +285,8 @@ ask_shared(LockEntry *entry, LockHold *hold)
 	if (lock_key_held_valid(key))
 		return join(entry, hold, key);
 	if (key->state == KEY_QUEUED)
-		return hold->is_try ? try_queued(entry, hold, key) : wait_as_requester(hold);
-	return wait_for_put(hold, key);
+		return wait_in_queue(entry, hold, key);
+	return wait_as_requester(hold);
 }
 
 /*

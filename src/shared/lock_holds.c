@@ -16,7 +16,14 @@
 #include "shared/lock_holds.h"
 #include "shared/lock_keep.h"
 #include "storage/proc.h"
+#include "storage/procarray.h"
 #include "utils/timestamp.h"
+
+/*
+ * For so long it counts that others stood ahead of a key of ours that is gone;
+ * microseconds.
+ */
+#define BETWEEN_KEYS	INT64CONST(1000000)
 
 /* Returns a record for this session, or NULL if there is no room. */
 static LockHold *
@@ -29,6 +36,7 @@ make_hold(const LockName *name, LockMode mode, bool upgrader)
 	memset(hold, 0, sizeof(LockHold));
 	hold->procno = compat_my_procno();
 	hold->pid = MyProcPid;
+	hold->began_at = clock_now();
 	hold->mode = mode;
 	hold->state = HOLD_WAITING;
 	hold->upgrader = upgrader;
@@ -144,22 +152,50 @@ lock_hold_is_behind(LockHold *hold)
 	return behind;
 }
 
-/* Is a key of ours known to be behind others in etcd's queue?  Lock held. */
+/*
+ * Have others been ahead in etcd's queue since the session began?  Between two
+ * keys of ours, the queue was known a moment ago; if a key is first in it and
+ * waits for the lease, nobody is ahead.  Lock held exclusively.
+ */
 static bool
-is_behind_others(LockEntry *entry)
+others_ahead(LockHold *hold)
 {
+	LockEntry  *entry = hold->entry;
+	bool		queued = false;
+
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
-		if (lock_key_refuses_tries(&entry->keys[i]))
+		LockKey    *key = &entry->keys[i];
+
+		queued = queued || key->state == KEY_QUEUED;
+		if (!(hold->is_try && key->is_patient) &&
+			lock_key_behind_since(entry, key, hold->began_at))
 			return true;
 	}
-	return false;
+	return !queued &&
+		entry->others_seen_at >= Max(hold->began_at, clock_now() - BETWEEN_KEYS);
+}
+
+/*
+ * The same, for a session that has PostgreSQL's lock.  If this is not known
+ * yet, the worker looks.
+ */
+bool
+lock_hold_others_ahead(LockHold *hold)
+{
+	LWLock	   *lock = lock_table_partition(hold->entry);
+	bool		ahead;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	ahead = others_ahead(hold);
+	lock_table_unlock(lock);
+	return ahead;
 }
 
 /*
  * The session could not get PostgreSQL's lock.  Does somebody have etcd's
- * lock?  Or is another session of this server just asking for it, which may
- * fail?
+ * lock, or had it since the session began?  Or is another session of this
+ * server just asking for it, which may fail?
  */
 bool
 lock_hold_somebody_has(LockHold *hold)
@@ -169,8 +205,8 @@ lock_hold_somebody_has(LockHold *hold)
 	dlist_iter	iter;
 	bool		held;
 
-	LWLockAcquire(lock, LW_SHARED);
-	held = is_behind_others(entry);
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	held = others_ahead(hold);
 	dlist_foreach(iter, &entry->owners)
 	{
 		const LockHold *other = dlist_container(LockHold, link, iter.cur);
@@ -178,7 +214,7 @@ lock_hold_somebody_has(LockHold *hold)
 		held = held || (other->state == HOLD_HOLDING && !other->superseded &&
 						other->procno != hold->procno);
 	}
-	LWLockRelease(lock);
+	lock_table_unlock(lock);
 	return held;
 }
 
@@ -195,37 +231,79 @@ has_pid(dlist_head *list, int pid)
 	return false;
 }
 
+/*
+ * Does this process, which has PostgreSQL's lock, neither hold nor want the lock by our
+ * functions?  pid 0 is a prepared transaction, which cannot have used them.
+ */
 bool
-lock_hold_is_known(LockHold *hold, int pid)
+lock_hold_is_foreign(LockHold *hold, int pid, LockForeignHolder *foreign)
 {
 	LockEntry  *entry = hold->entry;
 	LWLock	   *lock = lock_table_partition(entry);
 	bool		known;
+	PGPROC	   *proc;
+
+	foreign->pid = pid;
+	foreign->given_up = 0;
+	if (pid == 0)
+		return true;
 
 	LWLockAcquire(lock, LW_SHARED);
 	known = has_pid(&entry->owners, pid) || has_pid(&entry->waiters, pid) ||
 		has_pid(&entry->drainers, pid);
 	LWLockRelease(lock);
-	return known;
+	if (known)
+		return false;
+
+	proc = BackendPidGetProc(pid);
+	if (proc == NULL)
+		return false;			/* it has just ended */
+	foreign->given_up = pg_atomic_read_u32(&lock_table_proc(compat_procno(proc))->given_up);
+	return foreign->given_up % 2 == 0;
+}
+
+/*
+ * Between the two calls, this session drops its record of a lock on an integer key that it
+ * did not get, and then PostgreSQL's lock.  Nobody else writes the counter.
+ */
+void
+lock_hold_begin_give_up(void)
+{
+	pg_atomic_uint32 *given_up = &lock_table_proc(compat_my_procno())->given_up;
+
+	pg_atomic_write_u32(given_up, pg_atomic_read_u32(given_up) | 1);
+	pg_write_barrier();
 }
 
 void
+lock_hold_end_give_up(void)
+{
+	pg_atomic_uint32 *given_up = &lock_table_proc(compat_my_procno())->given_up;
+
+	pg_write_barrier();
+	pg_atomic_write_u32(given_up, (pg_atomic_read_u32(given_up) | 1) + 1);
+}
+
+bool
 lock_hold_get_holder(LockHold *hold, char *text)
 {
 	LWLock	   *lock = lock_table_partition(hold->entry);
+	bool		answered;
 
 	LWLockAcquire(lock, LW_SHARED);
+	answered = !hold->wants_holder;
 	strlcpy(text, lock_table_proc(hold->procno)->holder, LOCK_HOLDER_TEXT);
 	LWLockRelease(lock);
+	return answered;
 }
 
 void
-lock_hold_ask_holder(LockHold *hold)
+lock_hold_ask_holder(LockHold *hold, bool again)
 {
 	LWLock	   *lock = lock_table_partition(hold->entry);
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (lock_table_proc(hold->procno)->holder[0] == '\0')
+	if (again || lock_table_proc(hold->procno)->holder[0] == '\0')
 	{
 		hold->wants_holder = true;
 		hold->entry->holder_wanted = true;
@@ -371,19 +449,19 @@ lock_hold_valid(LockHold *hold)
 }
 
 /* Ask the worker to look whether the key is still in etcd. */
-uint64
+int64
 lock_hold_start_check(LockHold *hold)
 {
 	LockEntry  *entry = hold->entry;
 	LWLock	   *lock = lock_table_partition(entry);
 	int			slot;
-	uint64		check = 0;
+	int64		check = 0;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	slot = hold->key_id == 0 ? -1 : lock_key_slot(entry, hold->key_id);
 	if (slot >= 0)
 	{
-		check = lock_key_ask_check(entry, &entry->keys[slot]);
+		check = lock_key_ask_look(entry, &entry->keys[slot]);
 		hold->awaits_check = true;
 	}
 	lock_table_unlock(lock);
@@ -392,7 +470,7 @@ lock_hold_start_check(LockHold *hold)
 
 /* Has the worker looked?  Also true if the key is gone. */
 bool
-lock_hold_check_done(LockHold *hold, uint64 check)
+lock_hold_check_done(LockHold *hold, int64 check)
 {
 	LockEntry  *entry = hold->entry;
 	LWLock	   *lock = lock_table_partition(entry);
@@ -401,7 +479,7 @@ lock_hold_check_done(LockHold *hold, uint64 check)
 
 	LWLockAcquire(lock, LW_SHARED);
 	slot = hold->key_id == 0 ? -1 : lock_key_slot(entry, hold->key_id);
-	done = slot < 0 || entry->keys[slot].checks_done >= check;
+	done = slot < 0 || entry->keys[slot].looked_at >= check;
 	if (done)
 		hold->awaits_check = false; /* nobody else writes to it */
 	lock_table_unlock(lock);

@@ -29,6 +29,7 @@ extern int	lock_hold_drop(LockHold *hold, LockReleasedKey *released);
 extern bool lock_hold_valid(LockHold *hold);
 extern bool lock_hold_is_queued(LockHold *hold);
 extern bool lock_hold_is_behind(LockHold *hold);
+extern bool lock_hold_others_ahead(LockHold *hold);
 extern bool lock_hold_somebody_has(LockHold *hold);
 
 /* Another session of this server that has PostgreSQL's lock, or wants etcd's. */
@@ -45,16 +46,27 @@ typedef struct LockOther
 /* Returns false if there is none.  ask: have etcd asked whom it waits for. */
 extern bool lock_hold_other(LockHold *hold, bool ask, LockOther *other);
 
-/* Does the process hold or want the lock by the functions of this module? */
-extern bool lock_hold_is_known(LockHold *hold, int pid);
+/* A process that holds or wants a lock, but not by the functions of this module. */
+typedef struct LockForeignHolder
+{
+	int			pid;			/* 0: a prepared transaction */
+	uint32		given_up;		/* LockProc.given_up */
+} LockForeignHolder;
+
+extern bool lock_hold_is_foreign(LockHold *hold, int pid, LockForeignHolder *foreign);
+
+/* Between these calls, the session is not foreign, although its record is gone. */
+extern void lock_hold_begin_give_up(void);
+extern void lock_hold_end_give_up(void);
 
 /*
- * lock_hold_ask_holder() has etcd asked who holds the lock, unless it has
- * responded during this wait.  lock_hold_get_holder() returns what it said, or
- * an empty text; text has room for LOCK_HOLDER_TEXT bytes.
+ * lock_hold_ask_holder() has etcd asked who holds the lock; unless again, only
+ * if it has not responded during this wait.  lock_hold_get_holder() gets what it
+ * said last, or an empty text, and returns false while a question is open; text
+ * has room for LOCK_HOLDER_TEXT bytes.
  */
-extern void lock_hold_ask_holder(LockHold *hold);
-extern void lock_hold_get_holder(LockHold *hold, char *text);
+extern void lock_hold_ask_holder(LockHold *hold, bool again);
+extern bool lock_hold_get_holder(LockHold *hold, char *text);
 
 /* Have the worker look for a deadlock over several servers: deadlock_worker.c. */
 extern void lock_hold_ask_probe(LockHold *hold);
@@ -62,8 +74,8 @@ extern void lock_hold_ask_probe(LockHold *hold);
 extern int	lock_hold_others(LockHold *hold, int *pids, int max);
 extern void lock_hold_set_counts(LockHold *hold, int session_count,
 								 int xact_count);
-extern uint64 lock_hold_start_check(LockHold *hold);
-extern bool lock_hold_check_done(LockHold *hold, uint64 check);
+extern int64 lock_hold_start_check(LockHold *hold);
+extern bool lock_hold_check_done(LockHold *hold, int64 check);
 
 /* Returns false if this server has no such key. */
 extern bool lock_hold_on_key(const char *name, int64 create_revision,

@@ -16,6 +16,13 @@
 #include "shared/lock_keep.h"
 #include "shared/lock_trace.h"
 
+/*
+ * How often keys are given up at most because the table is full, in
+ * microseconds; and which part of the time that may take.
+ */
+#define ROOM_PAUSE			INT64CONST(5000)
+#define ROOM_PART			20
+
 static int64
 handoff_window(void)
 {
@@ -151,18 +158,22 @@ lock_keep_settle(LockEntry *entry, LockReleasedKey *released)
 }
 
 bool
-lock_keep_end_idle(void)
+lock_keep_end_idle(bool *in_use)
 {
 	HASH_SEQ_STATUS status;
 	LockEntry  *entry;
 	bool		found = false;
 
+	*in_use = false;
 	lock_table_lock_all(LW_EXCLUSIVE);
 	hash_seq_init(&status, lock_table_hash());
 	while ((entry = hash_seq_search(&status)) != NULL)
 	{
 		if (lock_table_in_use(entry))
+		{
+			*in_use = true;
 			continue;
+		}
 		found = true;
 		for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 		{
@@ -171,6 +182,31 @@ lock_keep_end_idle(void)
 		}
 	}
 	lock_table_unlock_all();
+	return found;
+}
+
+/*
+ * Such a step goes through the whole table while nobody else can use it, and a
+ * session whose call has failed may call again at once.  So all of them
+ * together may take only a part of the time, and those that come in between
+ * get the last result.
+ */
+bool
+lock_keep_make_room(void)
+{
+	int64		now = clock_now();
+	uint64		next = pg_atomic_read_u64(&lock_shared->room_next);
+	bool		in_use;
+	bool		found;
+
+	if (now < (int64) next ||
+		!pg_atomic_compare_exchange_u64(&lock_shared->room_next, &next,
+										(uint64) (now + ROOM_PAUSE)))
+		return pg_atomic_read_u32(&lock_shared->room_expected) != 0;
+	found = lock_keep_end_idle(&in_use);
+	pg_atomic_write_u32(&lock_shared->room_expected, found ? 1 : 0);
+	pg_atomic_write_u64(&lock_shared->room_next, (uint64)
+						(now + Max(ROOM_PAUSE, ROOM_PART * (clock_now() - now))));
 	return found;
 }
 

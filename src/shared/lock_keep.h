@@ -29,9 +29,16 @@ extern int	lock_keep_settle(LockEntry *entry, LockReleasedKey *released);
 
 /*
  * Mark idle keys deleting.  Returns false if there is none, nor one that is
- * being deleted.  The caller holds no lock.
+ * being deleted; in the same step, *in_use says whether any session holds or
+ * wants a lock.  The caller holds no lock.
  */
-extern bool lock_keep_end_idle(void);
+extern bool lock_keep_end_idle(bool *in_use);
+
+/*
+ * The table is full: the same, for a session that has found no room.  Returns
+ * whether there may be room soon.
+ */
+extern bool lock_keep_make_room(void);
 
 /* For the worker. */
 extern void lock_keep_look(LockEntry *entry, LockKey *key, int64 now);

@@ -251,15 +251,15 @@ lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 			continue;
 
 		/*
-		 * Only a try is refused, but not because of a read that may be older
-		 * than it, or of another session's tick; others that wait for the key
-		 * ask again.
+		 * Only a try is refused, but not because of a read that was sent
+		 * before it began, or of another session's tick; others that wait for
+		 * the key ask again.
 		 */
 		if (key->has_tick != hold->has_tick ||
 			(key->has_tick && key->claim != hold->claim))
 			continue;
 		if ((failure->kind == FAILURE_REFUSED || failure->kind == FAILURE_KEPT) &&
-			(!hold->is_try || hold->late_for == lock_key_id(key)))
+			(!hold->is_try || failure->seen_at < hold->began_at))
 			continue;
 		hold->failure = *failure;
 	}
@@ -409,6 +409,7 @@ lock_key_want(LockEntry *entry, LockHold *hold)
 	key->epoch = deadline_epoch(&lock_shared->deadline);
 	key->serial = 0;
 	key->create_revision = 0;
+	key->just_granted = false;
 	key->window_end = 0;
 	key->tells_holder = false;
 	key->keep = hot_name_is_hot(entry->hashcode, key->wanted_at) ? etcd_lock_keep_window : 0;
@@ -420,8 +421,8 @@ lock_key_want(LockEntry *entry, LockHold *hold)
 	key->foreign_waiter = false;
 	key->is_behind = false;
 	key->is_patient = false;
-	key->checks_asked = 0;
-	key->checks_done = 0;
+	key->look_wanted_at = 0;
+	key->looked_at = 0;
 	key->has_tick = hold->has_tick;
 	key->tick = hold->tick;
 	key->claim = hold->claim;
@@ -473,6 +474,8 @@ lock_key_grant(LockEntry *entry, LockKey *key)
 	}
 	lock_trace_key(LOCK_TRACE_KEY_HELD, entry, key, key->create_revision);
 	key->just_granted = true;
+	key->look_wanted_at = 0;
+	key->looked_at = 0;			/* who stands behind it was not looked at */
 	key->window_end = clock_now() + (int64) etcd_lock_handoff_window * 1000;
 	(void) lock_key_step(entry, key, KEY_ON_GRANT);
 }
@@ -508,15 +511,42 @@ lock_key_break(LockEntry *entry, LockKey *key, int release_waiter)
 }
 
 /*
- * Have the worker check whether it is in etcd.  Returns what checks_done will
- * reach.
+ * Have the worker read the queue in etcd.  Returns what looked_at will have
+ * reached then.
  */
-uint64
-lock_key_ask_check(LockEntry *entry, LockKey *key)
+int64
+lock_key_ask_look(LockEntry *entry, LockKey *key)
 {
 	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	lock_table_push_work(entry);
-	return ++key->checks_asked;
+	key->look_wanted_at = clock_now();
+	return key->look_wanted_at;
+}
+
+/* Does a session want a read that has not been sent, or has no response yet? */
+bool
+lock_key_wants_look(const LockKey *key)
+{
+	return key->looked_at < key->look_wanted_at;
+}
+
+/*
+ * Is a queued key known to have had others ahead at some moment since then?
+ * What the worker has read last may be older, however long ago that was; then
+ * have it read again.  So may what the response to its put shows: then it is
+ * read after that.
+ */
+bool
+lock_key_behind_since(LockEntry *entry, LockKey *key, int64 since)
+{
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
+	if (key_machine_is_on_its_way(key->state))
+		key->look_wanted_at = Max(key->look_wanted_at, since);
+	if (key->state != KEY_QUEUED || !key->is_behind)
+		return false;
+	if (key->looked_at < since && key->look_wanted_at < since)
+		(void) lock_key_ask_look(entry, key);
+	return key->looked_at >= since;
 }
 
 /*
@@ -524,24 +554,28 @@ lock_key_ask_check(LockEntry *entry, LockKey *key)
  */
 void
 lock_key_checked(LockEntry *entry, LockKey *key, bool foreign_waiter,
-				 uint64 checks_done)
+				 int64 looked_at)
 {
 	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	key->foreign_waiter = foreign_waiter;
 	key->checked_until = clock_now() +
 		(foreign_waiter ? FOREIGN_WAITER_VALID :
 		 (int64) etcd_lock_handoff_window * 1000);
-	key->checks_done = Max(key->checks_done, checks_done);
+	key->looked_at = Max(key->looked_at, looked_at);
 	lock_table_wake_entry(entry);
 }
 
-/* The same about a key that still has to wait in the queue. */
+/*
+ * The same about a key that still has to wait in the queue.  It may be what a
+ * session waits for, even if others have asked for a read since it was sent.
+ */
 void
-lock_key_looked(LockEntry *entry, LockKey *key, uint64 checks_done)
+lock_key_looked(LockEntry *entry, LockKey *key, int64 looked_at)
 {
 	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
-	if (checks_done <= key->checks_done)
-		return;
-	key->checks_done = checks_done;
-	lock_table_wake_entry(entry);
+	if (lock_key_wants_look(key) && looked_at > key->looked_at)
+		lock_table_wake_entry(entry);
+	key->looked_at = Max(key->looked_at, looked_at);
+	if (lock_key_refuses_tries(key))
+		entry->others_seen_at = Max(entry->others_seen_at, looked_at);
 }

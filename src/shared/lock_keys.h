@@ -55,12 +55,14 @@ extern void lock_key_grant(LockEntry *entry, LockKey *key);
 extern void lock_key_note_breaker(LockEntry *entry, const LockKey *key,
 								  const char *by);
 extern void lock_key_break(LockEntry *entry, LockKey *key, int release_waiter);
-extern uint64 lock_key_ask_check(LockEntry *entry, LockKey *key);
+extern int64 lock_key_ask_look(LockEntry *entry, LockKey *key);
+extern bool lock_key_wants_look(const LockKey *key);
+extern bool lock_key_behind_since(LockEntry *entry, LockKey *key, int64 since);
 extern bool lock_key_is_unsure(LockEntry *entry, const LockKey *key);
 extern void lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 								  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,
-							 bool foreign_waiter, uint64 checks_done);
-extern void lock_key_looked(LockEntry *entry, LockKey *key, uint64 checks_done);
+							 bool foreign_waiter, int64 looked_at);
+extern void lock_key_looked(LockEntry *entry, LockKey *key, int64 looked_at);
 
 #endif							/* LOCK_KEYS_H */

@@ -86,63 +86,75 @@ entry_compare(const void *key1, const void *key2, Size keysize)
 	return strncmp(key1, key2, keysize);
 }
 
-void
-lock_table_shmem_init(void)
+static void
+init_shared(void)
 {
-	HASHCTL		info;
 	bool		found;
 
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-
 	lock_shared = ShmemInitStruct("etcd_lock", sizeof(LockShared), &found);
-	partition_locks = GetNamedLWLockTranche(LOCK_TRANCHE);
-	if (!found)
-	{
-		memset(lock_shared, 0, sizeof(LockShared));
-		deadline_init(&lock_shared->deadline);
-		pg_atomic_init_u64(&lock_shared->lease, 0);
-		pg_atomic_init_u64(&lock_shared->single_lease, 0);
-		pg_atomic_init_u64(&lock_shared->duplicate_lease, 0);
-		pg_atomic_init_u64(&lock_shared->primary_lease, 0);
-		pg_atomic_init_u64(&lock_shared->next_key_id, 1);
-		pg_atomic_init_u64(&lock_shared->next_tag, 1);
-		lock_shared->next_serial = 1;
-		pg_atomic_init_u32(&lock_shared->worker_procno, INVALID_WORKER);
-		pg_atomic_init_u32(&lock_shared->worker_pid, 0);
-		pg_atomic_init_u64(&lock_shared->worker_heartbeat, 0);
-		pg_atomic_init_u64(&lock_shared->worker_started_at, 0);
-		pg_atomic_init_u32(&lock_shared->link_up, 0);
-		pg_atomic_init_u64(&lock_shared->audited_at, 0);
-		SpinLockInit(&lock_shared->work_mutex);
-		SpinLockInit(&lock_shared->hold_mutex);
-		dlist_init(&lock_shared->work);
-		dlist_init(&lock_shared->free_holds);
-	}
+	if (found)
+		return;
+	memset(lock_shared, 0, sizeof(LockShared));
+	deadline_init(&lock_shared->deadline);
+	pg_atomic_init_u64(&lock_shared->lease, 0);
+	pg_atomic_init_u64(&lock_shared->single_lease, 0);
+	pg_atomic_init_u64(&lock_shared->duplicate_lease, 0);
+	pg_atomic_init_u64(&lock_shared->primary_lease, 0);
+	pg_atomic_init_u64(&lock_shared->next_key_id, 1);
+	pg_atomic_init_u64(&lock_shared->next_tag, 1);
+	lock_shared->next_serial = 1;
+	pg_atomic_init_u32(&lock_shared->worker_procno, INVALID_WORKER);
+	pg_atomic_init_u32(&lock_shared->worker_pid, 0);
+	pg_atomic_init_u64(&lock_shared->worker_heartbeat, 0);
+	pg_atomic_init_u64(&lock_shared->worker_started_at, 0);
+	pg_atomic_init_u32(&lock_shared->link_up, 0);
+	pg_atomic_init_u64(&lock_shared->audited_at, 0);
+	pg_atomic_init_u64(&lock_shared->room_next, 0);
+	pg_atomic_init_u32(&lock_shared->room_expected, 0);
+	SpinLockInit(&lock_shared->work_mutex);
+	SpinLockInit(&lock_shared->hold_mutex);
+	dlist_init(&lock_shared->work);
+	dlist_init(&lock_shared->free_holds);
+}
+
+static void
+init_holds(void)
+{
+	bool		found;
 
 	holds = ShmemInitStruct("etcd_lock holds",
 							mul_size(max_holds(), sizeof(LockHold)), &found);
-	if (!found)
-	{
-		for (int i = 0; i < max_holds(); i++)
-			dlist_push_tail(&lock_shared->free_holds, &holds[i].link);
-	}
+	for (int i = 0; i < max_holds() && !found; i++)
+		dlist_push_tail(&lock_shared->free_holds, &holds[i].link);
+}
+
+static void
+init_procs(void)
+{
+	bool		found;
 
 	procs = ShmemInitStruct("etcd_lock processes",
 							mul_size(MaxBackends, sizeof(LockProc)), &found);
-	if (!found)
+	if (found)
+		return;
+	memset(procs, 0, MaxBackends * sizeof(LockProc));
+	for (int i = 0; i < MaxBackends; i++)
 	{
-		memset(procs, 0, MaxBackends * sizeof(LockProc));
-		for (int i = 0; i < MaxBackends; i++)
-		{
-			LossInbox  *inbox = &procs[i].inbox;
+		LossInbox  *inbox = &procs[i].inbox;
 
-			pg_atomic_init_u32(&inbox->gate, 0);
-			pg_atomic_init_u32(&inbox->on_loss, ON_LOSS_WARN);
-			pg_atomic_init_u32(&inbox->losses, 0);
-			pg_atomic_init_u64(&inbox->signalled_epoch, 0);
-			SpinLockInit(&inbox->mutex);
-		}
+		pg_atomic_init_u32(&inbox->gate, 0);
+		pg_atomic_init_u32(&inbox->on_loss, ON_LOSS_WARN);
+		pg_atomic_init_u32(&inbox->losses, 0);
+		pg_atomic_init_u64(&inbox->signalled_epoch, 0);
+		SpinLockInit(&inbox->mutex);
+		pg_atomic_init_u32(&procs[i].given_up, 0);
 	}
+}
+
+static void
+init_entries(void)
+{
+	HASHCTL		info;
 
 	info.keysize = ETCD_LOCK_MAX_KEY + 1;
 	info.entrysize = sizeof(LockEntry);
@@ -154,7 +166,17 @@ lock_table_shmem_init(void)
 							etcd_lock_max_names, &info,
 							HASH_ELEM | HASH_FUNCTION | HASH_COMPARE |
 							HASH_KEYCOPY | HASH_PARTITION | HASH_FIXED_SIZE);
+}
 
+void
+lock_table_shmem_init(void)
+{
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	init_shared();
+	init_holds();
+	init_procs();
+	init_entries();
+	partition_locks = GetNamedLWLockTranche(LOCK_TRANCHE);
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -439,6 +461,7 @@ lock_table_enter(const LockName *name, uint32 hashcode)
 	dlist_init(&entry->waiters);
 	dlist_init(&entry->drainers);
 	entry->last_token = 0;
+	entry->others_seen_at = 0;
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
 		memset(&entry->keys[i], 0, sizeof(LockKey));
@@ -446,6 +469,7 @@ lock_table_enter(const LockName *name, uint32 hashcode)
 	}
 	entry->in_work = false;
 	entry->holder_wanted = false;
+	entry->probe_wanted = false;
 	entry->worker_name = NULL;
 	return entry;
 }

@@ -123,11 +123,12 @@ typedef struct LockKey
 								 * try is refused yet */
 
 	/*
-	 * A session that wants to know whether the key is still in etcd draws a
-	 * number from checks_asked and waits until checks_done has reached it.
+	 * A session may want to know the queue in etcd as it is from some moment
+	 * on.  A read that was sent later shows it.  Times are from clock_now().
 	 */
-	uint64		checks_asked;
-	uint64		checks_done;
+	int64		look_wanted_at; /* the last time a session asked for a read */
+	int64		looked_at;		/* when the last request was sent whose
+								 * response has shown the queue */
 
 	/*
 	 * For etcd_try_once(): the tick to claim together with the key, as a
@@ -151,6 +152,8 @@ typedef struct LockEntry
 	dlist_head	drainers;		/* DRAINING */
 
 	int64		last_token;		/* highest token issued for the name */
+	int64		others_seen_at; /* LockKey.looked_at of the last response that
+								 * showed others ahead of a key of ours */
 	LockKey		keys[LOCK_KEYS_PER_NAME];
 
 	bool		in_work;		/* the worker has yet to look at it */
@@ -189,6 +192,8 @@ typedef struct LockFailure
 {
 	LockFailureKind kind;
 	int			sqlerrcode;
+	int64		seen_at;		/* REFUSED, KEPT: when the request was sent
+								 * whose response showed others; clock_now() */
 	char		message[LOCK_FAILURE_SIZE]; /* what etcd said */
 } LockFailure;
 
@@ -239,15 +244,13 @@ typedef struct LockHold
 	}			counted;
 	LockOutcome outcome;		/* the session's own, when it gives up */
 
+	int64		began_at;		/* clock_now(), before it asked for anything */
 	uint64		asked_key;		/* key_id of the key that was granted while
 								 * the session asked for it */
 
 	/* a read of the queue that was asked for, to join sharers */
-	uint64		check_key;		/* key_id of the key */
-	uint64		check;			/* see LockKey.checks_asked */
-
-	/* key_id of a key that was in flight before the session asked for it */
-	uint64		late_for;
+	uint64		look_key;		/* key_id of the key */
+	int64		look_from;		/* a LockKey.looked_at that suffices */
 
 	/* HOLDING */
 	bool		awaits_check;	/* see lock_hold_start_check() */
@@ -305,6 +308,9 @@ typedef struct LockProc
 											 * lock of the entry that it waits
 											 * for */
 	LossInbox	inbox;
+	pg_atomic_uint32 given_up;	/* odd: has dropped its record of a lock that
+								 * it did not get, but not yet PostgreSQL's
+								 * lock */
 
 	/* see local_waits.c */
 	LockHold   *wants;			/* what it has asked for and not got, or NULL */
@@ -339,6 +345,10 @@ typedef struct LockShared
 	pg_atomic_uint32 link_up;
 	pg_atomic_uint64 audited_at;	/* clock_now(): each held key was compared
 									 * with etcd's since; 0: none is held */
+
+	/* The table was full: see lock_keep_make_room(). */
+	pg_atomic_uint64 room_next; /* clock_now(): not before */
+	pg_atomic_uint32 room_expected;
 
 	slock_t		work_mutex;
 	dlist_head	work;			/* of LockEntry.work_link */

@@ -29,13 +29,13 @@ append_escaped(StringInfo buf, const char *bytes, int len)
 
 /* Append valid text of one encoding in another one, as far as that has it. */
 static void
-append_converted(StringInfo buf, const char *text, int len, int from, int to)
+append_converted(StringInfo buf, const char *bytes, int len, int from, int to)
 {
 	Oid			proc;
 
 	if (from == to)
 	{
-		appendBinaryStringInfo(buf, text, len);
+		appendBinaryStringInfo(buf, bytes, len);
 		return;
 	}
 	proc = IsTransactionState() ? FindDefaultConversionProc(from, to) : InvalidOid;
@@ -45,11 +45,10 @@ append_converted(StringInfo buf, const char *text, int len, int from, int to)
 		int			done;
 		int			odd;
 
-		while (plain < len && !IS_HIGHBIT_SET(text[plain]))
+		while (plain < len && !IS_HIGHBIT_SET(bytes[plain]))
 			plain++;
-		appendBinaryStringInfo(buf, text, plain);
-		text	  +=plain;
-
+		appendBinaryStringInfo(buf, bytes, plain);
+		bytes += plain;
 		len -= plain;
 		if (len == 0)
 			break;
@@ -60,27 +59,25 @@ append_converted(StringInfo buf, const char *text, int len, int from, int to)
 			char	   *converted = palloc(size);
 
 			done = pg_do_encoding_conversion_buf(proc, from, to,
-												 (unsigned char *) text, len,
+												 (unsigned char *) bytes, len,
 												 (unsigned char *) converted,
 												 size, true);
 			appendStringInfoString(buf, converted);
 			pfree(converted);
-			text	  +=done;
-
+			bytes += done;
 			len -= done;
 			if (len == 0)
 				break;
 		}
-		odd = Min(pg_encoding_mblen(from, text), len);
-		append_escaped(buf, text, odd);
-		text	  +=odd;
-
+		odd = Min(pg_encoding_mblen(from, bytes), len);
+		append_escaped(buf, bytes, odd);
+		bytes += odd;
 		len -= odd;
 	}
 }
 
 static char *
-convert(const char *text, size_t len, int from, int to)
+convert(const char *bytes, size_t len, int from, int to)
 {
 	StringInfoData buf;
 
@@ -93,17 +90,15 @@ convert(const char *text, size_t len, int from, int to)
 	initStringInfo(&buf);
 	while (len > 0)
 	{
-		int			valid = pg_encoding_verifymbstr(from, text, (int) len);
+		int			valid = pg_encoding_verifymbstr(from, bytes, (int) len);
 
-		append_converted(&buf, text, valid, from, to);
-		text	  +=valid;
-
+		append_converted(&buf, bytes, valid, from, to);
+		bytes += valid;
 		len -= valid;
 		if (len > 0)
 		{
-			append_escaped(&buf, text, 1);
-			text	  ++;
-
+			append_escaped(&buf, bytes, 1);
+			bytes++;
 			len--;
 		}
 	}

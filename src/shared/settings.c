@@ -7,8 +7,10 @@
  */
 #include "postgres.h"
 
+#include "shared/compat.h"
 #include "shared/settings.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/varlena.h"
 
 char	   *etcd_lock_endpoints;
@@ -194,8 +196,8 @@ check_namespace(char **newval, void **extra, GucSource source)
 	return true;
 }
 
-void
-settings_define(GucEnumAssignHook on_loss_assign)
+static void
+define_all(GucEnumAssignHook on_loss_assign)
 {
 	DefineCustomStringVariable("etcd_lock.endpoints",
 							   "Comma-separated URLs of etcd's members.",
@@ -387,4 +389,56 @@ settings_define(GucEnumAssignHook on_loss_assign)
 							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("etcd_lock");
+}
+
+/* What a setting is given in the configuration files, before it is defined. */
+typedef struct GivenSetting
+{
+	const char *name;
+	char	   *value;
+} GivenSetting;
+
+static List *
+find_given(void)
+{
+	int			nvariables;
+	struct config_generic **variables = compat_guc_variables(&nvariables);
+	List	   *result = NIL;
+
+	for (int i = 0; i < nvariables; i++)
+	{
+		GivenSetting *given;
+
+		if (!(variables[i]->flags & GUC_CUSTOM_PLACEHOLDER) ||
+			pg_strncasecmp(variables[i]->name, "etcd_lock.", strlen("etcd_lock.")) != 0)
+			continue;
+		given = palloc(sizeof(GivenSetting));
+		given->name = pstrdup(variables[i]->name);
+		given->value = pstrdup(GetConfigOption(given->name, false, false));
+		result = lappend(result, given);
+	}
+	return result;
+}
+
+/*
+ * When PostgreSQL defines a setting, it only warns about an invalid value in a
+ * configuration file, and uses the default.  A server that takes its locks
+ * elsewhere than its administrator believes would exclude nobody, so it does
+ * not start; neither does it with an invalid setting of PostgreSQL's own.
+ */
+void
+settings_define(GucEnumAssignHook on_loss_assign)
+{
+	List	   *all_given = find_given();
+	ListCell   *cell;
+
+	define_all(on_loss_assign);
+	foreach(cell, all_given)
+	{
+		const GivenSetting *given = lfirst(cell);
+
+		if (GetConfigOption(given->name, true, false) != NULL)
+			(void) set_config_option(given->name, given->value, PGC_POSTMASTER, PGC_S_FILE,
+									 GUC_ACTION_SET, false, FATAL, false);
+	}
 }

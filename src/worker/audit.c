@@ -34,6 +34,7 @@
 #include "worker/held_keys.h"
 #include "worker/lease.h"
 #include "worker/name.h"
+#include "worker/name_queue.h"
 #include "worker/orphans.h"
 #include "worker/serials.h"
 #include "worker/txn_build.h"
@@ -122,6 +123,13 @@ audit_bound(void)
 	return Max(AUDIT_LEAST, name_count_audited() * INT64CONST(1000000) / AUDIT_RATE);
 }
 
+/* The same, and the time that etcd has for a response. */
+static int64
+overdue_after(void)
+{
+	return audit_bound() + (int64) etcd_lock_request_timeout * 1000;
+}
+
 /* From one comparison of a key to the next: some time is left for the response. */
 static int64
 audit_interval(void)
@@ -165,8 +173,7 @@ audit_permits(void)
 	int64		now = clock_now();
 	int64		at = oldest();
 
-	MyAudit->withheld = at != PG_INT64_MAX &&
-		now - at > audit_bound() + (int64) etcd_lock_request_timeout * 1000;
+	MyAudit->withheld = at != PG_INT64_MAX && now - at > overdue_after();
 	if (!MyAudit->withheld)
 		return true;
 	link_note_error("the locks that this server holds could not be compared with etcd's keys");
@@ -238,13 +245,16 @@ next_slice(int64 now)
 
 /* One of the keys attached to our lease. */
 static void
-look_at_listed(const EtcdKeyValue *kv, uint64 lease, int64 listed_at)
+look_at_listed(const EtcdKeyName *kv, uint64 lease, int64 listed_at)
 {
-	WorkerKey  *key;
+	WorkerKey  *key = name_key_of(kv->key, kv->key_len);
 	uint64		serial;
 	uint64		asker;
 
-	if (key_layout_is_note(kv->key, kv->key_len, lease, &serial))
+	/* That of a lock that we have: almost all, so it is looked for first. */
+	if (key != NULL)
+		key->listed_at = listed_at;
+	else if (key_layout_is_note(kv->key, kv->key_len, lease, &serial))
 	{
 		key = name_key_of_serial(serial);
 		if (key == NULL || !held_keys_knows_note(key, kv->key, kv->key_len))
@@ -281,13 +291,24 @@ look_at_listed(const EtcdKeyValue *kv, uint64 lease, int64 listed_at)
 	 * what we did not put we do not delete.  Nor the sentinel.
 	 */
 	else if (key_layout_is_own(kv->key, kv->key_len, lease, &serial))
-	{
-		key = name_key_of(kv->key, kv->key_len);
-		if (key == NULL)
-			orphan_add(kv->key, kv->key_len, 0);
-		else
-			key->listed_at = listed_at;
-	}
+		orphan_add(kv->key, kv->key_len, 0);
+}
+
+/*
+ * Etcd has shown, by a request sent at this time, that it does not have the key.  The key is
+ * looked for in its queue, which decides.  If that cannot be read for as long as an audit
+ * and a response may take, the lock is not believed in any longer.
+ */
+static void
+doubt(WorkerKey *key, int64 sent_at)
+{
+	key->doubt_until = sent_at;
+	if (key->missing_since == 0)
+		key->missing_since = sent_at;
+	if (sent_at - key->missing_since > overdue_after())
+		name_queue_unseen(key);
+	else
+		txn_queue_range(key->name);
 }
 
 /*
@@ -301,18 +322,20 @@ static void
 look_for_missing(int64 listed_at)
 {
 	bool		counts = uses_list(listed_at);
-	dlist_iter	iter;
+	dlist_mutable_iter iter;
 
-	dlist_foreach(iter, name_list_audited())
+	dlist_foreach_modify(iter, name_list_audited())
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, audit_link, iter.cur);
 
 		if (key->audited_at >= listed_at)
 			continue;			/* granted since */
-		if (key->listed_at != listed_at)
-			txn_queue_range(key->name);
 		if (counts)
 			key->audited_at = listed_at;
+		if (key->listed_at == listed_at)
+			name_key_is_there(key);
+		else
+			doubt(key, listed_at);
 	}
 }
 
@@ -429,15 +452,18 @@ compare_slice(const Slice *slice, const EtcdTxnResult *result)
 
 		if (key == NULL)
 			continue;
-		if (range->nkvs == 0 || range->kvs[0].create_revision != key->create_revision)
-			txn_queue_range(key->name);
 		key->audited_at = slice->sent_at;
+		if (range->nkvs == 1 && range->kvs[0].create_revision == key->create_revision)
+			name_key_is_there(key);
+		else
+			doubt(key, slice->sent_at);
 	}
 }
 
 /*
  * Etcd has refused to read one of them, or their names are too long together: each is
- * looked for in its queue, apart from others where that has to be (txn_queue.c).
+ * looked for in its queue, apart from others where that has to be (txn_queue.c).  The one
+ * to blame may still be there, but is not believed in for longer than without a response.
  */
 static void
 look_one_by_one(const Slice *slice)
@@ -448,6 +474,8 @@ look_one_by_one(const Slice *slice)
 
 		if (key == NULL)
 			continue;
+		if (key->doubt_until == 0)
+			key->doubt_until = slice->sent_at + overdue_after();
 		txn_queue_range(key->name);
 		key->audited_at = slice->sent_at;
 	}
@@ -574,7 +602,7 @@ send_slice(int64 now)
 	{
 		EtcdResponse not_sent = {.error = "could not send a request"};
 
-		slice_responded(slice, &not_sent);
+		slice_done(slice, &not_sent);
 	}
 	pfree(ops);
 }
@@ -619,17 +647,17 @@ note_breaker(const WorkerKey *key, const EtcdHolder *by)
 	LockEntry  *entry = key->name->entry;
 	LWLock	   *lock;
 	EtcdHolder	shown = *by;
-	char text[	LOCK_BREAKER_TEXT];
+	char		breaker[LOCK_BREAKER_TEXT];
 	int			slot;
 
 	etcd_holder_printable(shown.user);
 	etcd_holder_printable(shown.server);
-	snprintf(text, sizeof(text), "user \"%s\" on server \"%s\" (process %d)",
+	snprintf(breaker, sizeof(breaker), "user \"%s\" on server \"%s\" (process %d)",
 			 shown.user, shown.server, shown.pid);
 	lock = name_lock(key->name);
 	slot = lock_key_slot(entry, key->key_id);
 	if (slot >= 0)
-		lock_key_note_breaker(entry, &entry->keys[slot], text);
+		lock_key_note_breaker(entry, &entry->keys[slot], breaker);
 	lock_table_unlock(lock);
 }
 

@@ -36,7 +36,7 @@ struct BreakWorker
 	int64		broken_lease;
 	char		ns[ETCD_HOLDER_TEXT];	/* namespace of its server's sentinel */
 	bool		with_message;
-	int64		min_revision;	/* highest known when the Txn was sent, */
+	int64		min_revision;	/* highest known when the request was sent, */
 	uint64		epoch;			/* and the epoch */
 };
 
@@ -135,6 +135,8 @@ send(EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 {
 	LinkCallbacks callbacks = {.done = done};
 
+	MyBreak->min_revision = lock_shared->highest_revision;
+	MyBreak->epoch = deadline_epoch(&lock_shared->deadline);
 	if (link_call(LINK_SIDE, message, etcd_lock_request_timeout, &callbacks,
 				  (void *) (uintptr_t) MyBreak->current_id) == NULL)
 		fail(ERRCODE_CONNECTION_FAILURE, "could not send the request");
@@ -169,9 +171,28 @@ delete_key(void)
 		ops[1].lease = MyBreak->broken_lease;
 		txn.nsuccess = 2;
 	}
-	MyBreak->min_revision = lock_shared->highest_revision;
-	MyBreak->epoch = deadline_epoch(&lock_shared->deadline);
 	send(etcd_request_txn(&txn), delete_done);
+}
+
+/*
+ * Is it the response to our read of keys that begin like this?  If it is an
+ * older one, or one about other keys, "false" would be a lie; the session is
+ * told.
+ */
+static bool
+read_fits(const EtcdRangeResult *result, const char *prefix, size_t prefix_len)
+{
+	bool		fits = result->header.revision >= MyBreak->min_revision;
+
+	for (int i = 0; i < result->range.nkvs; i++)
+	{
+		const EtcdKeyValue *kv = &result->range.kvs[i];
+
+		fits = fits && kv->key_len >= prefix_len && memcmp(kv->key, prefix, prefix_len) == 0;
+	}
+	if (!fits)
+		fail(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION, "unexpected response from etcd");
+	return fits;
 }
 
 /*
@@ -189,7 +210,8 @@ value_done(void *arg, const EtcdResponse *response)
 
 	decoded = response->delivered &&
 		etcd_response_range(&response->reply, &result, &error);
-	if (is_current(arg) && has_response(response, decoded, &error))
+	if (is_current(arg) && has_response(response, decoded, &error) &&
+		read_fits(&result, MyBreak->broken_key, MyBreak->broken_key_len))
 	{
 		kv = result.range.nkvs == 1 ? &result.range.kvs[0] : NULL;
 		if (kv == NULL || kv->create_revision != MyBreak->current.create_revision)
@@ -250,10 +272,13 @@ range_done(void *arg, const EtcdResponse *response)
 	EtcdError	error = {0};
 	const EtcdKeyValue *found;
 	bool		decoded;
+	char		start[KEY_LAYOUT_SIZE];
+	size_t		start_len = key_layout_queue_start(start, MyBreak->current.key);
 
 	decoded = response->delivered &&
 		etcd_response_range(&response->reply, &result, &error);
-	if (is_current(arg) && has_response(response, decoded, &error))
+	if (is_current(arg) && has_response(response, decoded, &error) &&
+		read_fits(&result, start, start_len))
 	{
 		found = find_key(&result.range);
 		if (found == NULL)

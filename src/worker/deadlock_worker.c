@@ -222,16 +222,18 @@ find_seeker(const DeadlockKey *key)
 	return NULL;
 }
 
+/* Thousands of names may be waited for, so this goes through no list. */
 static void
-add_seeker(uint64 serial, int64 create_revision)
+add_seeker(WorkerKey *key)
 {
-	DeadlockKey key = {.serial = serial,.create_revision = create_revision};
 	Seeker	   *seeker;
 
-	if (find_seeker(&key) != NULL || MyDeadlocks->nseekers >= MAX_SEEKERS)
+	if (key->is_sought || MyDeadlocks->nseekers >= MAX_SEEKERS)
 		return;
+	key->is_sought = true;
 	seeker = MemoryContextAllocZero(TopMemoryContext, sizeof(Seeker));
-	seeker->key = key;
+	seeker->key.serial = key->serial;
+	seeker->key.create_revision = key->create_revision;
 	seeker->next_at = clock_now();
 	seeker->interval = deadlock_interval();
 	dlist_push_tail(&MyDeadlocks->seekers, &seeker->link);
@@ -283,10 +285,10 @@ deadlock_worker_take(WorkerName *name)
 		return;
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
-		const LockKey *key = &entry->keys[i];
+		WorkerKey  *key = name_key(name, i);
 
-		if (is_waited_with(entry, key))
-			add_seeker(key->serial, key->create_revision);
+		if (key != NULL && is_waited_with(entry, shared_key(key)))
+			add_seeker(key);
 	}
 	entry->probe_wanted = has_long_wait(&entry->owners) || has_long_wait(&entry->waiters) ||
 		has_long_wait(&entry->drainers);
@@ -525,6 +527,19 @@ seek(Seeker *seeker, int64 now)
 	return SEEK_SENT;
 }
 
+/* The key, if it is still there, may be waited with again. */
+static void
+drop_seeker(Seeker *seeker)
+{
+	WorkerKey  *key = name_key_of_serial(seeker->key.serial);
+
+	if (key != NULL && key->create_revision == seeker->key.create_revision)
+		key->is_sought = false;
+	dlist_delete(&seeker->link);
+	MyDeadlocks->nseekers--;
+	pfree(seeker);
+}
+
 static void
 seekers_tick(int64 now)
 {
@@ -542,9 +557,7 @@ seekers_tick(int64 now)
 
 			if (result == SEEK_OVER)
 			{
-				dlist_delete(&seeker->link);
-				MyDeadlocks->nseekers--;
-				pfree(seeker);
+				drop_seeker(seeker);
 				continue;
 			}
 			has_room = result != SEEK_NO_ROOM;

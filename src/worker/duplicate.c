@@ -121,20 +121,20 @@ is_former_self(const EtcdHolder *other)
 static void
 tell(EtcdHolder *other, bool is_later)
 {
-	char text[	LINK_DUPLICATE_SIZE];
+	char		which[LINK_DUPLICATE_SIZE];
 
 	etcd_holder_printable(other->server);
 	etcd_holder_printable(other->host);
-	snprintf(text, sizeof(text), "server \"%s\", host \"%s\", port %d",
+	snprintf(which, sizeof(which), "server \"%s\", host \"%s\", port %d",
 			 other->server, other->host, other->port);
-	link_status_set_duplicate(text);
+	link_status_set_duplicate(which);
 	if (MyDuplicate->told && clock_now() - MyDuplicate->told_at < REPEAT_LOG)
 		return;
 	MyDuplicate->told = true;
 	MyDuplicate->told_at = clock_now();
 	ereport(WARNING,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("etcd_lock: another live primary has this server's system identifier: %s", text),
+			 errmsg("etcd_lock: another live primary has this server's system identifier: %s", which),
 			 errdetail_log("One of them is a copy of the other, as made by a base backup or a snapshot.  Both take locks and claim ticks under the same names.%s",
 						   etcd_lock_duplicate_primary == DUPLICATE_PRIMARY_REFUSE && is_later ?
 						   "  This server, which came later, takes none." : ""),
@@ -223,10 +223,7 @@ report(const char *error)
 					error)));
 }
 
-/*
- * Is it the response to our Txn?  If it put, it must be newer than what was
- * known.
- */
+/* Returns the keys that the Txn has read, or NULL if it is not the response to it. */
 static const EtcdOpResult *
 range_of(const EtcdTxnResult *result)
 {

@@ -6,8 +6,9 @@
  * About once a minute, while the link is up, the worker asks every endpoint for
  * its status: the one in use, and those that it might move to.  The status is a
  * better test than /health, which fails because of alarms that leave a member
- * usable; it tells whether the member knows a leader, includes alarms, and
- * needs no permission.  link.c reports what goes wrong in between.
+ * usable; it tells whether the member knows a leader, and includes alarms.  A
+ * member that refuses it, as etcd 3.5.28 does to all users but root, counts as
+ * healthy.  link.c reports what goes wrong in between.
  *
  * Nothing waits for this, and the responses of endpoints that are not in use
  * do not affect the link.
@@ -17,6 +18,7 @@
 #include "postgres.h"
 
 #include "client/link.h"
+#include "client/response.h"
 #include "client/watch.h"
 #include "etcd/etcd_api.h"
 #include "shared/clock.h"
@@ -73,14 +75,6 @@ typedef struct Probe
 	char	   *url;
 	int64		sent_at;
 } Probe;
-
-/* Does this error say that the member cannot serve? */
-static bool
-is_unwell(const EtcdError *error)
-{
-	return error->code == ETCD_BAD_RESPONSE || error->code == ETCD_UNAVAILABLE ||
-		error->code == ETCD_DEADLINE_EXCEEDED;
-}
 
 /* ----------------------------------------------------------------
  *		The database and its alarms
@@ -261,7 +255,7 @@ get_status(const Probe *probe, const EtcdResponse *response, EtcdStatusResult *s
 	if (etcd_response_status(&response->reply,
 							 status, &error))
 		return true;
-	if (is_unwell(&error))
+	if (response_is_unwell(&error))
 		link_status_endpoint_failed(probe->url, error.message);
 	else
 		link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, NULL, error.message);

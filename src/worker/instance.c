@@ -62,21 +62,21 @@ read_space(const char *path, char *space, size_t size)
 }
 
 void
-instance_describe(char *text)
+instance_describe(char *identity)
 {
 	char		boot[64];
 	char		pid_space[64];
 	char		ipc_space[64];
 	struct stat dir;
 
-	text[		0] = '\0';
+	identity[0] = '\0';
 
 	if (!read_line(BOOT_ID_FILE, boot, sizeof(boot)) ||
 		!read_space(PID_SPACE_FILE, pid_space, sizeof(pid_space)) ||
 		!read_space(IPC_SPACE_FILE, ipc_space, sizeof(ipc_space)) ||
 		stat(DataDir, &dir) != 0)
 		return;
-	snprintf(text, INSTANCE_TEXT, "boot %s %s %s dir %llx:%llx system " UINT64_FORMAT,
+	snprintf(identity, INSTANCE_TEXT, "boot %s %s %s dir %llx:%llx system " UINT64_FORMAT,
 			 boot, pid_space, ipc_space, (unsigned long long) dir.st_dev,
 			 (unsigned long long) dir.st_ino, GetSystemIdentifier());
 }

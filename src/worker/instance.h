@@ -16,6 +16,6 @@
  * The same text means the same data directory, on the same machine, since the
  * same boot.  An empty text means that nothing is known.
  */
-extern void instance_describe(char *text);
+extern void instance_describe(char *identity);
 
 #endif							/* INSTANCE_H */

@@ -410,7 +410,7 @@ has_watched_key(const WorkerName *name)
 	return name_is_kept(name);
 }
 
-/* The key is no longer held, or about to be deleted. */
+/* The key is gone.  Its note, if that was not deleted with it, is an orphan. */
 static void
 leave_held(WorkerKey *key)
 {

@@ -40,6 +40,7 @@ typedef struct WorkerKey
 	uint64		serial;			/* see LockKey */
 	char	   *etcd_key;
 	int64		create_revision;	/* 0: not known */
+	int64		seen_revision;	/* of the latest read that told of it */
 	int			etcd_key_len;
 	unsigned	keep;			/* see LockKey */
 	int64		held_since;		/* clock_now(); 0: not held */
@@ -55,12 +56,18 @@ typedef struct WorkerKey
 	bool		lost_untold;	/* was lost, which is yet to be logged */
 	bool		held;			/* in a list of held_keys.c */
 	bool		settled;		/* for long */
+	bool		is_sought;		/* deadlock_worker.c has a seeker for it */
 
 	/* HELD, for audit.c */
 	dlist_node	audit_link;
 	int64		audited_at;		/* clock_now(): its state is known as of then */
 	int64		audit_sent_at;	/* when it was last read separately */
 	int64		listed_at;		/* when the last list with it was requested */
+	int64		doubt_until;	/* etcd has shown that it is gone, or does not
+								 * show it: if it refuses a read of the queue
+								 * from then on, the lock is lost; 0: no doubt */
+	int64		missing_since;	/* when the first request was sent that showed
+								 * that it is gone; 0: none */
 
 	int			company;		/* most operations that its Txn may have, as a
 								 * longer one was refused; 0: no limit */
@@ -80,8 +87,9 @@ typedef struct WorkerKey
 	int64		patience_until; /* those ahead may only be kept: no try is
 								 * refused before; 0: they are not, or it is
 								 * over */
-	uint64		patience_check; /* if so, nor by a read before this one; see
-								 * LockKey.checks_asked */
+	int64		patience_ended; /* clock_now(): if it is over, only a read
+								 * that is sent later refuses a try; 0: not
+								 * yet */
 
 	/* HELD, for held_keys.c */
 	dlist_node	held_link;
@@ -95,12 +103,12 @@ typedef struct WorkerKey
 	int64		noted_at;
 } WorkerKey;
 
-/* The checks that sessions had requested when the worker looked. */
-typedef struct LockChecks
+/* Etcd has shown a held key. */
+static inline void
+name_key_is_there(WorkerKey *key)
 {
-	uint64		key_id[LOCK_KEYS_PER_NAME];
-	uint64		asked[LOCK_KEYS_PER_NAME];
-} LockChecks;
+	key->doubt_until = key->missing_since = 0;
+}
 
 /* The list in which a name is because of its watch. */
 typedef enum WatchList
@@ -141,6 +149,8 @@ struct WorkerName
 	bool		watch_puts;		/* it also shows other owners that come */
 	bool		keep_watch;		/* although nobody waits: for held_keys.c */
 	int64		watch_retry_at;
+	int64		missed_at;		/* clock_now(): a read showed what the watch
+								 * has not shown yet; 0: it has not */
 	WatchList	watch_list;
 	dlist_node	watch_link;
 	int64		look_at;		/* 0, or when to check a key that no session

@@ -28,6 +28,9 @@
 
 #define WATCH_PAUSE			INT64CONST(200000)	/* microseconds */
 
+/* How long after a read a watch may show the same; microseconds. */
+#define WATCH_LAG			INT64CONST(1000000)
+
 /* Pause before a read that events have overtaken is repeated; microseconds. */
 #define EVENT_PAUSE			INT64CONST(1000)
 
@@ -152,16 +155,16 @@ name_queue_is_data_ahead(const QueueView *view, LockMode mode, int64 create_revi
  * held.
  */
 static void
-set_patience(WorkerKey *key, const QueueView *view, uint64 checks_done)
+set_patience(WorkerKey *key, const QueueView *view, int64 looked_at)
 {
 	LockKey    *shared = shared_key(key);
 	int64		kept = (int64) queue_kept_ahead(view, key->mode == LOCK_EXCLUSIVE,
 												shared->create_revision) * 1000;
 	bool		is_over = kept == 0 ||
-		(key->patience_check != 0 && checks_done >= key->patience_check);
+		(key->patience_ended != 0 && looked_at >= key->patience_ended);
 
 	key->patience_until = 0;
-	if (!is_over && key->patience_check == 0)
+	if (!is_over && key->patience_ended == 0)
 	{
 		kept = Min(kept, (int64) etcd_lock_request_timeout * 1000 / 2);
 		key->patience_until = key->queued_at + kept;
@@ -178,7 +181,15 @@ void
 name_queue_end_patience(WorkerKey *key)
 {
 	key->patience_until = 0;
-	key->patience_check = lock_key_ask_check(key->name->entry, shared_key(key));
+	key->patience_ended = lock_key_ask_look(key->name->entry, shared_key(key));
+}
+
+/* A read of the queue is ahead of the watch, which has stalled if that lasts. */
+static void
+note_missed(WorkerName *name)
+{
+	if (name->missed_at == 0)
+		name->missed_at = clock_now();
 }
 
 /*
@@ -188,13 +199,14 @@ name_queue_end_patience(WorkerKey *key)
  * long as a watch shows each deletion since (README.md, "Granting").
  */
 static void
-update_queued(WorkerKey *key, const QueueView *view, bool watched, uint64 checks_done)
+update_queued(WorkerKey *key, const QueueView *view, bool watched, int64 looked_at)
 {
 	WorkerName *name = key->name;
 	LockKey    *shared = shared_key(key);
 	int		   *ahead = palloc(Max(view->nkeys, 1) * sizeof(int));
 	int			nahead;
 	int			old_nahead = key->nahead;
+	bool		was_known = key->ahead_known;
 	LockFailure failure = {.kind = FAILURE_DEADLOCK};
 
 	name_forget_ahead(key);
@@ -231,10 +243,12 @@ update_queued(WorkerKey *key, const QueueView *view, bool watched, uint64 checks
 			key->nahead = nahead;
 			if (nahead < old_nahead)
 				MyWorker->ahead_gone++;
+			if (nahead < old_nahead && was_known)
+				note_missed(name);
 			if (nahead != old_nahead)
 				lock_trace_key(LOCK_TRACE_KEY_BEHIND, name->entry, shared, nahead);
 			key->ahead_known = watched;
-			set_patience(key, view, checks_done);
+			set_patience(key, view, looked_at);
 			break;
 	}
 	pfree(ahead);
@@ -251,6 +265,8 @@ note_company(WorkerKey *key, const QueueView *view, bool tells_of_others)
 	bool		somebody = queue_somebody_waits(view, key->mode == LOCK_EXCLUSIVE,
 												shared->create_revision);
 
+	if (somebody && shared->company == KEY_ALONE)
+		note_missed(key->name);
 	if (somebody)
 		lock_keep_set_company(key->name->entry, shared, KEY_OTHERS_WAIT);
 	else if (tells_of_others)
@@ -260,7 +276,8 @@ note_company(WorkerKey *key, const QueueView *view, bool tells_of_others)
 
 /* Etcd has applied a put; range is the queue as it was right after it. */
 void
-name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
+name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision,
+				   int64 looked_at)
 {
 	WorkerName *name = key->name;
 	LWLock	   *lock = name_lock(name);
@@ -284,14 +301,18 @@ name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 			name->event_revision <= revision;
 
 		key->queued_at = clock_now();
-		update_queued(key, &view, watched, 0);
+		key->seen_revision = revision;
+		update_queued(key, &view, watched, looked_at);
+		if (shared->state == KEY_QUEUED)
+			lock_key_looked(name->entry, shared, looked_at);
 		if (shared->state == KEY_HELD && key->keep > 0)
 			(void) note_company(key, &view, watched && name->watch_puts &&
 								name->put_revision <= revision);
-		if (watch_is_open(name->watch) &&
-			((shared->state == KEY_QUEUED && !key->ahead_known) ||
-			 (shared->state == KEY_HELD && key->keep > 0 &&
-			  shared->company == KEY_COMPANY_UNKNOWN)))
+		if (lock_key_wants_look(shared) ||
+			(watch_is_open(name->watch) &&
+			 ((shared->state == KEY_QUEUED && !key->ahead_known) ||
+			  (shared->state == KEY_HELD && key->keep > 0 &&
+			   shared->company == KEY_COMPANY_UNKNOWN))))
 			txn_queue_range(name);
 	}
 	lock_table_unlock(lock);
@@ -299,13 +320,15 @@ name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision)
 	name_settle(name);
 }
 
+#define DELETED		"its key was deleted from etcd"
+#define UNSEEN		"etcd does not show its key any more"
+
 static void
-log_lost(WorkerName *name)
+log_lost(WorkerName *name, const char *why)
 {
 	ereport(LOG,
 			(errcode(ERRCODE_ETCD_LOCK_LOST),
-			 errmsg("etcd_lock: lock \"%s\" was lost: its key was deleted from etcd",
-					name->name)));
+			 errmsg("etcd_lock: lock \"%s\" was lost: %s", name->name, why)));
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
 		WorkerKey  *key = name_key(name, i);
@@ -353,30 +376,41 @@ key_is_gone(WorkerKey *key)
 }
 
 /*
- * Update one of our keys after a read of the whole queue.  Entry's lock held.
- * Returns true if a lock is lost.
+ * Update one of our keys after a read of the whole queue at this revision, unless the
+ * response to a later read has come before.  Entry's lock held.  Returns true if a lock is
+ * lost.
  */
 static bool
-update_key(WorkerKey *key, const QueueView *view, bool watched, bool tells_of_others,
-		   uint64 checks_done)
+update_key(WorkerKey *key, const QueueView *view, int64 revision, bool watched,
+		   bool tells_of_others, int64 looked_at)
 {
 	LockEntry  *entry = key->name->entry;
 	LockKey    *shared = shared_key(key);
 	const QueueKey *own = find_own(view, key);
 
+	if (revision < key->seen_revision)
+	{
+		/* it is no use for who has asked for a look since */
+		if (lock_key_wants_look(shared))
+			txn_queue_range(key->name);
+		return false;
+	}
+	key->seen_revision = revision;
 	if (own == NULL || own->create_revision != shared->create_revision)
 		return key_is_gone(key);
+	name_key_is_there(key);
 
 	if (shared->state == KEY_QUEUED)
 	{
-		update_queued(key, view, watched, checks_done);
-		lock_key_looked(entry, shared, checks_done);
+		update_queued(key, view, watched, looked_at);
 		if (shared->state == KEY_HELD)
 			(void) note_company(key, view, tells_of_others);
+		else
+			lock_key_looked(entry, shared, looked_at);
 	}
 	else
 		lock_key_checked(entry, shared, note_company(key, view, tells_of_others),
-						 checks_done);
+						 looked_at);
 	return false;
 }
 
@@ -397,11 +431,12 @@ is_watched_since(WorkerName *name, int64 revision)
 }
 
 /*
- * The name's queue at this revision, read linearizably.
+ * The name's queue at this revision, read linearizably by a request that was sent
+ * at looked_at.
  */
 void
 name_queue_update(WorkerName *name, const EtcdOpResult *range, int64 revision,
-				  const LockChecks *checks)
+				  int64 looked_at)
 {
 	bool		watched = is_watched_since(name, revision);
 	bool		tells_of_others = watched && name->watch_puts &&
@@ -425,16 +460,72 @@ name_queue_update(WorkerName *name, const EtcdOpResult *range, int64 revision,
 		if (key != NULL &&
 			(shared->state == KEY_QUEUED || shared->state == KEY_HELD) &&
 			shared->create_revision <= revision)
-			lost |= update_key(key, &view, watched, tells_of_others,
-							   checks->key_id[i] == key->key_id ? checks->asked[i] : 0);
+			lost |= update_key(key, &view, revision, watched, tells_of_others, looked_at);
 	}
 	delete_orphans(name, &view);
 	lock_table_unlock(lock);
 	pfree(unconstify(QueueKey *, view.keys));
 	if (lost)
-		log_lost(name);
+		log_lost(name, DELETED);
 
 	name_settle(name);			/* the caller's request keeps the name alive */
+}
+
+/* Entry's lock held.  Returns true if a lock is lost. */
+static bool
+break_unseen(WorkerKey *key)
+{
+	key->lost_untold = lock_key_holder(key->name->entry, shared_key(key), 0) != NULL;
+	key_step_locked(key, KEY_ON_BREAK, NULL);
+	return key->lost_untold;
+}
+
+/*
+ * The audit has not seen our key for long, nor has any read of the queue: somebody else may
+ * have the lock.  In case the key is there, it is deleted.
+ */
+void
+name_queue_unseen(WorkerKey *key)
+{
+	WorkerName *name = key->name;
+	LWLock	   *lock = name_lock(name);
+	bool		lost = shared_key(key)->state == KEY_HELD && break_unseen(key);
+
+	lock_table_wake_entry(name->entry);
+	lock_table_unlock(lock);
+	if (lost)
+		log_lost(name, UNSEEN);
+}
+
+/*
+ * Etcd refuses to show the queue, and asking again will not help: no session must wait
+ * for it forever.  That alone costs no lock, but where the audit has not seen our key
+ * either, nothing says that it is still there: somebody else may have the lock.  In case
+ * it is there, it is deleted.
+ */
+void
+name_queue_refused(WorkerName *name, const LockFailure *failure)
+{
+	LWLock	   *lock = name_lock(name);
+	bool		lost = false;
+
+	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
+	{
+		WorkerKey  *key = name_key(name, i);
+		LockKey    *shared = &name->entry->keys[i];
+
+		if (key == NULL)
+			continue;
+		lock_key_tell_failure(name->entry, shared, failure);
+		if (shared->state != KEY_HELD ||
+			key->doubt_until == 0 || clock_now() < key->doubt_until)
+			continue;
+		lost |= break_unseen(key);
+	}
+	lock_table_wake_entry(name->entry);
+	lock_table_unlock(lock);
+	if (lost)
+		log_lost(name, UNSEEN);
 }
 
 /* ----------------------------------------------------------------
@@ -491,6 +582,7 @@ name_key_deleted(void *arg, const char *etcd_key, size_t len,
 	if (queue_key_kind(&view, etcd_key, len) == QUEUE_KEY_OTHER)
 		return;					/* of a deeper name */
 	name->event_revision = Max(name->event_revision, mod_revision);
+	name->missed_at = 0;
 
 	lock = name_lock(name);
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
@@ -514,7 +606,7 @@ name_key_deleted(void *arg, const char *etcd_key, size_t len,
 	}
 	lock_table_unlock(lock);
 	if (lost)
-		log_lost(name);
+		log_lost(name, DELETED);
 
 	/* If this frees the name, it closes the watch that calls us. */
 	name_settle(name);
@@ -535,6 +627,7 @@ name_key_came(void *arg, const EtcdKeyValue *kv)
 	if (kind == QUEUE_KEY_OTHER || queue_key_is_own(&view, kv->key, kv->key_len))
 		return;
 	name->put_revision = Max(name->put_revision, kv->mod_revision);
+	name->missed_at = 0;
 	recent_name_note_contended(name->entry);
 	lock = name_lock(name);
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
@@ -580,8 +673,23 @@ open_watch(WorkerName *name)
 	};
 	EtcdRange	range = name_queue_range(name);
 
+	name->missed_at = 0;
 	name->watch_puts = name_is_kept(name);
 	name->watch = watch_open(&range, name->watch_puts ? &both : &deletions, name);
+}
+
+/*
+ * Close a watch that does not show what reads have shown, because a single watch can
+ * stall; another one is opened.  If that one stalls, too, it is not acknowledged, and
+ * the queue is read often.
+ */
+void
+name_queue_check_watch(WorkerName *name, int64 now)
+{
+	if (name->missed_at == 0 || now - name->missed_at < WATCH_LAG)
+		return;
+	name->missed_at = 0;
+	name_close_watch(name);
 }
 
 /*

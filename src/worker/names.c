@@ -21,6 +21,7 @@
 #include "worker/key_step.h"
 #include "worker/name_queue.h"
 #include "worker/names.h"
+#include "worker/orphans.h"
 #include "worker/recent_names.h"
 #include "worker/serials.h"
 #include "worker/txn_queue.h"
@@ -79,16 +80,30 @@ take_wanted(WorkerName *name, int slot)
 		held_keys_watch(name_key(name, slot));
 }
 
+/* Has a request been sent that may still put it, and nobody waits for any more? */
+static bool
+may_still_be_put(const LockKey *shared)
+{
+	return shared->create_revision == 0 &&
+		(shared->state == KEY_PUT_SENT || shared->state == KEY_TRY_SENT ||
+		 (key_machine_is_deleting(shared->state) && shared->state != KEY_DROPPED));
+}
+
 /*
- * A key of a worker that died.  It may be in etcd, and only the table knows
- * about it.  Nobody has watched meanwhile (rule 37).
+ * A key of a worker that died.  It may be in etcd, or yet come there, and only
+ * the table knows about it.  Nobody has watched meanwhile (rule 37).
  */
 static void
 adopt(WorkerName *name, int slot)
 {
+	bool		may_come = may_still_be_put(&name->entry->keys[slot]);
 	WorkerKey  *key = key_step_adopt(name, slot);
 	LockKey    *shared = shared_key(key);
 
+	if (may_come)
+		orphan_expect(key->etcd_key, key->etcd_key_len);
+	if (shared->state == KEY_QUEUED)
+		key->queued_at = clock_now();
 	if (shared->state == KEY_HELD)
 	{
 		key->held_since = clock_now();
@@ -120,7 +135,7 @@ take_live(WorkerKey *key)
 	const LockKey *shared = shared_key(key);
 	WorkerName *name = key->name;
 
-	if (shared->checks_asked > shared->checks_done)
+	if (lock_key_wants_look(shared))
 		txn_queue_range(name);
 	if (shared->state == KEY_HELD && shared->look_at != 0)
 		name_look_by(name, shared->look_at);
@@ -288,6 +303,7 @@ look_at_names(int64 now)
 	while ((name = name_first_look()) != NULL && name->look_at <= now)
 	{
 		look_at_keys(name, now);
+		name_queue_check_watch(name, now);
 		if (name_is_kept(name) && now - name->ranged_at >= DISTRUST_INTERVAL)
 			txn_queue_range(name);
 	}
@@ -314,6 +330,7 @@ poll_waiting(int64 now)
 	{
 		WorkerName *name = dlist_container(WorkerName, waiting_link, iter.cur);
 
+		name_queue_check_watch(name, now);
 		if (!watch_is_open(name->watch) || now - name->ranged_at >= DISTRUST_INTERVAL)
 			txn_queue_range(name);
 	}
@@ -389,20 +406,4 @@ names_next_time(void)
 	if (MyTimes->next_poll != 0)
 		next = Min(next, MyTimes->next_poll);
 	return next;
-}
-
-/* Does any session here hold, or want, a lock? */
-bool
-names_in_use(void)
-{
-	HASH_SEQ_STATUS status;
-	LockEntry  *entry;
-	bool		in_use = false;
-
-	lock_table_lock_all(LW_SHARED);
-	hash_seq_init(&status, lock_table_hash());
-	while ((entry = hash_seq_search(&status)) != NULL)
-		in_use |= lock_table_in_use(entry);
-	lock_table_unlock_all();
-	return in_use;
 }

@@ -14,7 +14,6 @@ extern void names_create(void);
 extern void names_take_work(void);
 extern void names_tick(void);
 extern int64 names_next_time(void);
-extern bool names_in_use(void);
 extern void names_end_epoch(const char *reason);
 
 #endif							/* NAMES_H */

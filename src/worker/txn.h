@@ -21,15 +21,12 @@
  */
 #define TXN_MAX_OPS			128
 
-/*
- * The most nested operations of an operation of the outer Txn: of TRY, or
- * PUT_FIRST.
- */
-#define TXN_INNER_OPS		4
+/* The most nested operations of an operation of the outer Txn: of a TRY. */
+#define TXN_INNER_OPS		3
 
 /*
- * Operations in one of our Txns.  More would not be cheaper for etcd, and all
- * of them would wait for the last.
+ * TxnOps in one of our Txns.  More would not be cheaper for etcd, and all of
+ * them would wait for the last.
  */
 #define TXN_OPS				64
 
@@ -71,7 +68,6 @@ typedef struct TxnOp
 	int			result;			/* index of its first result */
 	bool		has_tick;		/* TRY, READ: the tick's result follows, */
 	bool		counts_ticks;	/* READ: and their number */
-	LockChecks	checks;			/* RANGE */
 } TxnOp;
 
 /* Lanes keep requests separate, so that others do not wait for them. */

@@ -14,12 +14,15 @@
  * only for the operations of the outer Txn, not for those of nested ones.  So
  * we repeat what the nested ones read and write in the outer one's failure
  * branch.  That branch never runs, because the outer Txn has no compares, but
- * etcd checks it, and refuses a name that the user may not lock.
+ * etcd checks it, and refuses a name that the user may not lock.  Without a
+ * user, there is nothing to check but whether there is space, and we save etcd
+ * the work.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "client/link.h"
 #include "shared/lease_id.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
@@ -87,7 +90,7 @@ txn_build_has_room(const TxnBuilder *b, int nops)
 {
 	int			max = MyTxnBuild->max_ops - TXN_INNER_OPS;
 
-	return b->nops + nops <= Min(TXN_OPS, max) &&
+	return b->nops + nops <= max &&
 		(b->nrights == 0 || b->nrights + TXN_OP_RIGHTS <= max) &&
 		b->bytes < MAX_BYTES;
 }
@@ -200,10 +203,16 @@ inner_op(const InnerTxn *inner)
 	return op;
 }
 
-/* Add an operation that etcd checks but never runs. */
+/*
+ * Add an operation that etcd checks but never runs.  Without a user, one put is
+ * enough: it shows etcd, which does not look into nested Txns for that, that the
+ * Txn needs space, so that an etcd that is full refuses it.
+ */
 static void
 claim_right(TxnBuilder *b, EtcdOp op)
 {
+	if (b->is_anonymous && (op.type != ETCD_OP_PUT || b->nrights > 0))
+		return;
 	Assert(b->nrights < lengthof(b->rights));
 	op.value = "";
 	op.value_len = 0;
@@ -327,27 +336,31 @@ txn_build_add_delete(TxnBuilder *b, WorkerKey *key)
  * time nothing happens, and the response says so.
  */
 static InnerTxn *
-put_and_read(const WorkerKey *key, EtcdOp put)
+new_key(TxnBuilder *b, WorkerKey *key)
 {
 	InnerTxn   *inner = make_inner();
+	EtcdOp		put = put_op(b, key);
 
 	inner_compare(inner, created_at(put.range, 0));
 	inner_success(inner, put);
-	inner_success(inner, queue_op(key->name));
 	return inner;
 }
 
 void
 txn_build_add_put(TxnBuilder *b, WorkerKey *key)
 {
+	InnerTxn   *inner;
+
 	(void) add_op(b, TXN_OP_PUT, key->name, key);
-	add_inner(b, put_and_read(key, put_op(b, key)));
+	inner = new_key(b, key);
+	inner_success(inner, queue_op(key->name));
+	add_inner(b, inner);
 }
 
 /*
- * If the queue is assumed to be empty: only the put, under the condition that
- * it is empty, which saves the range.  Otherwise the key is put anyway, at the
- * end.
+ * If the queue is assumed to be empty: it is read only if it is not, which
+ * saves the range.  The second operation does that, after the key was put at
+ * the queue's end.
  *
  * Compares see the state before the Txn.  So if the Txn deletes keys of our
  * own, the condition is that no key came after them: "since" is the revision
@@ -357,17 +370,14 @@ txn_build_add_put(TxnBuilder *b, WorkerKey *key)
 void
 txn_build_add_put_first(TxnBuilder *b, WorkerKey *key, int64 since)
 {
-	InnerTxn   *inner = make_inner();
-	EtcdOp		put;
+	InnerTxn   *read = make_inner();
 
 	(void) add_op(b, TXN_OP_PUT_FIRST, key->name, key);
-	put = put_op(b, key);
-	inner_compare(inner, no_key_since(key->name, since));
-	inner_success(inner, put);
-	inner_failure(inner, inner_op(put_and_read(key, put)));
-	add_inner(b, inner);
+	add_inner(b, new_key(b, key));
+	inner_compare(read, no_key_since(key->name, since));
+	inner_failure(read, queue_op(key->name));
+	add_inner(b, read);
 	claim_right(b, queue_op(key->name));
-	b->bytes += put.value_len;
 }
 
 char *
@@ -453,17 +463,7 @@ txn_build_add_read(TxnBuilder *b, WorkerKey *key)
 void
 txn_build_add_range(TxnBuilder *b, WorkerName *name)
 {
-	TxnOp	   *op = add_op(b, TXN_OP_RANGE, name, NULL);
-
-	/*
-	 * We read this without the lock: a session that asks just now pushes the
-	 * name into the work list, and gets the next read.
-	 */
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-	{
-		op->checks.key_id[i] = pg_atomic_read_u64(&name->entry->keys[i].key_id);
-		op->checks.asked[i] = name->entry->keys[i].checks_asked;
-	}
+	(void) add_op(b, TXN_OP_RANGE, name, NULL);
 	name->range_queued = false;
 	name->range_in_flight = true;
 	name->range_again = false;
@@ -521,6 +521,7 @@ txn_build_start(bool is_read, TxnLane lane)
 	b->company = TXN_OPS;
 	b->nops = 0;
 	b->nrights = 0;
+	b->is_anonymous = link_is_anonymous();
 	return b;
 }
 

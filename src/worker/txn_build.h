@@ -17,10 +17,11 @@ typedef struct TxnBuilder
 	Txn		   *txn;
 	size_t		bytes;
 	int			company;		/* most operations that those in it allow */
-	EtcdOp		ops[TXN_OPS + 2];	/* a READ with a tick takes three */
+	EtcdOp		ops[TXN_MAX_OPS];
 	int			nops;
 	EtcdOp		rights[TXN_MAX_OPS];	/* see txn_build.c */
 	int			nrights;
+	bool		is_anonymous;	/* nobody's rights are checked */
 } TxnBuilder;
 
 extern void txn_build_create(void);

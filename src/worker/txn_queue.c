@@ -452,7 +452,7 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 			key->retry_at = now + TICK_LEASE_PAUSE;
 			continue;
 		}
-		if (!fits(b, 1, key_company(key, now)) || !start_sending(key))
+		if (!fits(b, first && !is_try ? 2 : 1, key_company(key, now)) || !start_sending(key))
 			continue;
 		role_requests_sent(shared_key(key)->role);
 		if (is_try)
@@ -672,7 +672,7 @@ note_overdue(Lane *lane, int64 now)
 static bool
 finish_building(TxnBuilder *b)
 {
-	static const LinkCallbacks callbacks = {.done = txn_ended};
+	LinkCallbacks callbacks = {.done = txn_ended,.is_anonymous = b->is_anonymous};
 	EtcdResponse not_sent = {.error = "could not send a request"};
 	Txn		   *txn = b->txn;
 

@@ -62,6 +62,18 @@ fail_key(WorkerKey *key, KeyEvent event, LockFailureKind kind, int sqlerrcode,
 }
 
 /*
+ * Tell the sessions that try to have this key, and did so before a read of the
+ * queue was sent, what that has shown.
+ */
+static void
+refuse_key(WorkerKey *key, LockFailureKind kind, int64 sent_at)
+{
+	LockFailure failure = {.kind = kind,.seen_at = sent_at};
+
+	key_step(key, KEY_ON_BLOCKED, &failure);
+}
+
+/*
  * The queue is too long for a response.  If the operation was alone, its
  * session is told; others are tried again, alone.  A key that may have been
  * put is deleted, and put anew; a read is repeated.
@@ -89,24 +101,13 @@ op_too_long(TxnOp *op, const EtcdError *error, bool alone)
 	key_step(key, KEY_ON_UNKNOWN, NULL);
 }
 
-/*
- * The name's queue cannot be read, and asking again will not help: no session
- * must wait for it forever.
- */
 static void
 fail_range(WorkerName *name, const EtcdError *error)
 {
 	LockFailure failure = {.kind = FAILURE_ERROR,.sqlerrcode = sqlstate_of(error)};
-	LWLock	   *lock = name_lock(name);
 
 	strlcpy(failure.message, error->message, sizeof(failure.message));
-	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
-	{
-		if (name_key(name, i) != NULL)
-			lock_key_tell_failure(name->entry, &name->entry->keys[i], &failure);
-	}
-	lock_table_wake_entry(name->entry);
-	lock_table_unlock(lock);
+	name_queue_refused(name, &failure);
 }
 
 static bool
@@ -188,26 +189,39 @@ op_not_done(TxnOp *op, Outcome outcome, const EtcdError *error, int nops)
 	}
 }
 
-/*
- * A try is refused.  It may have claimed its tick before, with a request whose
- * response got lost: then nobody else runs for this tick, and "false" would be
- * a lie.
- */
-static void
-refuse_try(WorkerKey *key, TickState tick)
+/* Was there a request without a response that may claim the key's tick? */
+static bool
+is_unsure(const WorkerKey *key)
 {
 	LWLock	   *lock = name_lock(key->name);
 	bool		unsure = lock_key_is_unsure(key->name->entry, shared_key(key));
 
 	lock_table_unlock(lock);
+	return unsure;
+}
+
+/*
+ * A try is refused.  It may have claimed its tick before, with a request whose
+ * response got lost, or may yet claim it, when those ahead are gone and that
+ * request is applied late: then nobody else runs for this tick, and "false"
+ * would be a lie.  Only another one's claim of the same tick rules that out.
+ */
+static void
+refuse_try(WorkerKey *key, TickState tick, int64 sent_at)
+{
+	bool		unsure = is_unsure(key);
+
 	if (tick == TICK_OURS)
 		fail_key(key, KEY_ON_BLOCKED, FAILURE_UNSURE, ERRCODE_CONNECTION_FAILURE,
 				 "The tick is claimed, but the lock has another owner by now; nobody runs for this tick.");
 	else if (tick == TICK_PAST && unsure)
 		fail_key(key, KEY_ON_BLOCKED, FAILURE_UNSURE, ERRCODE_CONNECTION_FAILURE,
 				 "It is not known whether the tick was claimed; a later one has been since.");
+	else if (tick == TICK_FREE && unsure)
+		fail_key(key, KEY_ON_BLOCKED, FAILURE_UNSURE, ERRCODE_CONNECTION_FAILURE,
+				 "It is not known whether the tick will be claimed; the lock has another owner by now.");
 	else
-		fail_key(key, KEY_ON_BLOCKED, FAILURE_REFUSED, 0, "");
+		refuse_key(key, FAILURE_REFUSED, sent_at);
 }
 
 /*
@@ -216,10 +230,12 @@ refuse_try(WorkerKey *key, TickState tick)
  * tick cannot be claimed in this way; its session gets the lock first.
  */
 static void
-try_behind_kept(WorkerKey *key)
+try_behind_kept(WorkerKey *key, int64 sent_at)
 {
-	if (shared_key(key)->has_tick)
-		fail_key(key, KEY_ON_BLOCKED, FAILURE_KEPT, 0, "");
+	if (shared_key(key)->has_tick && is_unsure(key))
+		refuse_try(key, TICK_FREE, sent_at);
+	else if (shared_key(key)->has_tick)
+		refuse_key(key, FAILURE_KEPT, sent_at);
 	else
 		key_step(key, KEY_ON_KEPT, NULL);
 }
@@ -230,7 +246,7 @@ try_behind_kept(WorkerKey *key)
  * those of the namespace are counted.
  */
 static void
-try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision)
+try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision, int64 sent_at)
 {
 	WorkerKey  *key = op->key;
 	QueueView	view;
@@ -274,9 +290,9 @@ try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision)
 	else if (is_data)
 		fail_key(key, KEY_ON_BLOCKED, data.kind, data.sqlerrcode, data.message);
 	else if (is_kept && tick == TICK_FREE)
-		try_behind_kept(key);
+		try_behind_kept(key, sent_at);
 	else if (!is_free || tick == TICK_TAKEN || tick == TICK_PAST)
-		refuse_try(key, tick);
+		refuse_try(key, tick, sent_at);
 	else if (is_another_tick && op->counts_ticks && results[2].count >= shared_key(key)->max_ticks)
 		fail_key(key, KEY_ON_BLOCKED, FAILURE_TICKS, ERRCODE_PROGRAM_LIMIT_EXCEEDED, "");
 	else if (is_another_tick && !op->counts_ticks)
@@ -310,7 +326,7 @@ orphan_read(Orphan *orphan, const EtcdOpResult *result)
 
 /* The key was put into an empty queue, so it is the only one. */
 static void
-key_put_first(WorkerKey *key, int64 revision)
+key_put_first(WorkerKey *key, int64 revision, int64 sent_at)
 {
 	EtcdKeyValue own = {
 		.key = key->etcd_key,.key_len = key->etcd_key_len,.value = "",
@@ -320,28 +336,31 @@ key_put_first(WorkerKey *key, int64 revision)
 		.type = ETCD_OP_RANGE,.nkvs = 1,.kvs = &own,.count = 1
 	};
 
-	name_queue_key_put(key, &queue, revision);
+	name_queue_key_put(key, &queue, revision, sent_at);
 }
 
 /*
- * A put, followed by the queue.  Only the request itself can have put its key
- * before: if so, it was applied twice, and this is the response to the second
- * time.
+ * Only the request itself can have put its key before: if so, it was applied
+ * twice, and this is the response to the second time.
  */
 static void
-put_done(WorkerKey *key, const EtcdOpResult *put, int64 revision)
+put_done(WorkerKey *key, const EtcdOpResult *put, const EtcdOpResult *queue, int64 revision,
+		 int64 sent_at)
 {
-	if (put->succeeded)
-		name_queue_key_put(key, &put->results[1], revision);
-	else
+	if (!put->succeeded)
 		key_step(key, KEY_ON_EXISTS, NULL);
+	else if (queue == NULL)
+		key_put_first(key, revision, sent_at);
+	else
+		name_queue_key_put(key, queue, revision, sent_at);
 }
 
 static void
-key_op_done(TxnOp *op, const EtcdOpResult *result, int64 revision)
+key_op_done(TxnOp *op, const EtcdOpResult *result, int64 revision, int64 sent_at)
 {
 	WorkerKey  *key = op->key;
 	bool		deleted;
+	bool		was_empty;
 
 	key->company = 0;
 	switch (op->kind)
@@ -359,28 +378,27 @@ key_op_done(TxnOp *op, const EtcdOpResult *result, int64 revision)
 			break;
 
 		case TXN_OP_PUT:
-			put_done(key, result, revision);
+			put_done(key, result, result->succeeded ? &result->results[1] : NULL, revision,
+					 sent_at);
 			break;
 
 		case TXN_OP_PUT_FIRST:
-			if (result->succeeded)
-			{
-				key_put_first(key, revision);
-				break;
-			}
-			recent_name_note_contended(op->name->entry);
-			put_done(key, &result->results[0], revision);
+			was_empty = result[1].succeeded;
+			if (!was_empty)
+				recent_name_note_contended(op->name->entry);
+			put_done(key, result, was_empty ? NULL : &result[1].results[0], revision,
+					 sent_at);
 			break;
 
 		case TXN_OP_TRY:
 			if (result->succeeded)
-				name_queue_key_put(key, &result->results[1], revision);
+				name_queue_key_put(key, &result->results[1], revision, sent_at);
 			else
-				try_read(op, result->results, revision);
+				try_read(op, result->results, revision, sent_at);
 			break;
 
 		case TXN_OP_READ:
-			try_read(op, result, revision);
+			try_read(op, result, revision, sent_at);
 			break;
 
 		default:
@@ -389,7 +407,7 @@ key_op_done(TxnOp *op, const EtcdOpResult *result, int64 revision)
 }
 
 static void
-op_done(TxnOp *op, const EtcdTxnResult *result)
+op_done(TxnOp *op, const EtcdTxnResult *result, int64 sent_at)
 {
 	const EtcdOpResult *first = &result->results[op->result];
 	int64		revision = result->header.revision;
@@ -407,12 +425,12 @@ op_done(TxnOp *op, const EtcdTxnResult *result)
 
 		case TXN_OP_RANGE:
 			op->name->range_company = 0;
-			name_queue_update(op->name, first, revision, &op->checks);
+			name_queue_update(op->name, first, revision, sent_at);
 			break;
 
 		default:
 			if (op_is_current(op))
-				key_op_done(op, first, revision);
+				key_op_done(op, first, revision, sent_at);
 			break;
 	}
 }
@@ -470,7 +488,6 @@ is_delete(const EtcdOpResult *result, bool has_note)
 		  (!has_note || result->results[1].type == ETCD_OP_DELETE)));
 }
 
-/* Is it the result of put_and_read() of txn_build.c? */
 static bool
 is_put(const WorkerName *name, const EtcdOpResult *result)
 {
@@ -506,9 +523,10 @@ op_fits(const TxnOp *op, const EtcdOpResult *result)
 		case TXN_OP_PUT:
 			return is_put(op->name, result);
 		case TXN_OP_PUT_FIRST:
-			return is_txn(result, 1, 1) &&
-				(result->succeeded ? result->results[0].type == ETCD_OP_PUT :
-				 is_put(op->name, &result->results[0]));
+			return is_txn(result, 1, 0) &&
+				(!result->succeeded || result->results[0].type == ETCD_OP_PUT) &&
+				is_txn(&result[1], 0, 1) &&
+				(result[1].succeeded || is_queue_of(op->name, &result[1].results[0]));
 		case TXN_OP_TRY:
 			return is_try(op, result);
 		case TXN_OP_RANGE:
@@ -525,9 +543,7 @@ op_fits(const TxnOp *op, const EtcdOpResult *result)
 static bool
 op_has_put(const TxnOp *op, const EtcdOpResult *result)
 {
-	return op_puts(op) &&
-		(result->succeeded ||
-		 (op->kind == TXN_OP_PUT_FIRST && result->results[0].succeeded));
+	return op_puts(op) && result->succeeded;
 }
 
 /*
@@ -705,7 +721,7 @@ txn_response_done(Txn *txn, const EtcdResponse *response)
 	for (int i = 0; i < txn->nops; i++)
 	{
 		if (done)
-			op_done(&txn->ops[i], &result);
+			op_done(&txn->ops[i], &result, txn->sent_at);
 		else
 			op_not_done(&txn->ops[i], outcome, &error, txn->nops);
 	}

@@ -184,8 +184,9 @@ server_is_stopping(void)
  * holds or wants anything, then revoke it (rule 22).  If that takes too long,
  * leave the lease to run out: the holders know its deadline.
  *
- * Kept keys are given up before that check: otherwise a session could take a
- * kept key between the check and the end of the lease, and commit under it.
+ * Kept keys are given up in the same step as that check: otherwise a session
+ * could release a lock and leave its key, and another one take that key between
+ * the check and the end of the lease, and commit under it.
  *
  * If only the worker is stopping, its successor continues with the lease.
  */
@@ -193,6 +194,7 @@ static void
 stop(int64 *stop_at)
 {
 	int64		now = clock_now();
+	bool		in_use;
 
 	if (!MyWorker->stopping && !server_is_stopping())
 		proc_exit(1);
@@ -201,9 +203,10 @@ stop(int64 *stop_at)
 	MyWorker->stopping = true;
 	if (now >= *stop_at || lease_is_revoked())
 		proc_exit(1);			/* after 0 it would not be restarted */
-	if (!lease_is_leaving())
-		(void) lock_keep_end_idle();
-	if (!lease_is_leaving() && !names_in_use())
+	if (lease_is_leaving())
+		return;
+	(void) lock_keep_end_idle(&in_use);
+	if (!in_use)
 	{
 		lease_revoke_for_exit();
 		*stop_at = Min(*stop_at, now + REVOKE_WAIT);

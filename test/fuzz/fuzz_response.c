@@ -62,6 +62,15 @@ look_at_key(uint64_t hash, const EtcdKeyValue *kv)
 	return hash_number(hash, (uint64_t) kv->lease);
 }
 
+/* It is within the response. */
+static uint64_t
+look_at_name(uint64_t hash, const EtcdKeyName *name, const EtcdReply *reply)
+{
+	check(name->key_len > 0 && name->key >= (const char *) reply->data &&
+		  name->key + name->key_len <= (const char *) reply->data + reply->len);
+	return hash_bytes(hash_number(hash, name->key_len), name->key, name->key_len);
+}
+
 static uint64_t
 look_at_op(uint64_t hash, const EtcdOpResult *op, int depth)
 {
@@ -149,7 +158,7 @@ read_as(int kind, const EtcdReply *reply)
 			has_sense(&result.lease.header, false);
 			check(result.lease.id != 0 && result.lease.ttl >= -1 && result.lease.ttl <= ETCD_MAX_TTL);
 			for (i = 0; i < result.lease.nkeys; i++)
-				hash = look_at_key(hash, &result.lease.keys[i]);
+				hash = look_at_name(hash, &result.lease.keys[i], reply);
 			hash = hash_number(hash_number(hash, (uint64_t) result.lease.id), (uint64_t) result.lease.ttl);
 			etcd_response_free_lease(&result.lease);
 			break;

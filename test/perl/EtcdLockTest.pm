@@ -18,6 +18,7 @@ use warnings;
 use Exporter 'import';
 use File::Basename qw(dirname);
 use File::Spec;
+use List::Util qw(max min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -239,10 +240,13 @@ sub wait_until
 
 	while (1)
 	{
+		my $began = time;
 		my $value = $condition->();
 		return $value if $value;
 		die "timed out waiting: $what\n" if time > $until;
-		sleep 0.01;
+
+		# The more a look costs, the longer the machine is left to what is waited for.
+		sleep min(max(0.01, 2 * (time - $began)), 0.2);
 	}
 }
 

@@ -449,21 +449,25 @@ do_range(void)
 }
 
 static int
-compare_kv(const void *a, const void *b)
+compare_names(const void *a, const void *b)
 {
-	return strcmp(((const EtcdKeyValue *) a)->key, ((const EtcdKeyValue *) b)->key);
+	const EtcdKeyName *x = a;
+	const EtcdKeyName *y = b;
+	int			difference = memcmp(x->key, y->key, x->key_len < y->key_len ? x->key_len : y->key_len);
+
+	return difference != 0 ? difference : (x->key_len > y->key_len) - (x->key_len < y->key_len);
 }
 
 static void
 say_lease(Text *text, EtcdLeaseResult *result, bool time_matters)
 {
-	say(text, "revision %" PRId64 " lease %" PRId64 " ttl %" PRId64 " granted %" PRId64,
+	say(text, "revision %" PRId64 " lease %" PRId64 " ttl %" PRId64,
 		result->header.revision, result->id,
-		time_matters || result->ttl < 0 ? result->ttl : INT64_C(1), result->granted_ttl);
+		time_matters || result->ttl < 0 ? result->ttl : INT64_C(1));
 	if (result->nkeys > 0)
-		qsort(result->keys, result->nkeys, sizeof(EtcdKeyValue), compare_kv);
+		qsort(result->keys, result->nkeys, sizeof(EtcdKeyName), compare_names);
 	for (int i = 0; i < result->nkeys; i++)
-		say(text, " %s", result->keys[i].key);
+		say(text, " %.*s", (int) result->keys[i].key_len, result->keys[i].key);
 	etcd_response_free_lease(result);
 }
 

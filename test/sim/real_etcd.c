@@ -57,10 +57,9 @@ now_ms(void)
 }
 
 static void
-failed(void *arg, const char *error, bool was_open)
+failed(void *arg, const char *error)
 {
 	(void) arg;
-	(void) was_open;
 	die(error);
 }
 

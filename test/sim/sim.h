@@ -62,6 +62,9 @@ extern void sim_exit(int code) __attribute__((noreturn));
 /* A seed's random number, for whom in the server it is. */
 extern uint64_t sim_random_number(void);
 
+/* The process has made this number of such ones. */
+extern void sim_drew(uint64_t number);
+
 /* The server's setting of this name; NULL: its default. */
 extern const char *sim_setting(const char *name);
 
@@ -85,6 +88,13 @@ extern void sim_commit_begins(void);
 
 /* May whoever runs a statement be interrupted by somebody's hand? */
 extern bool sim_may_interrupt(void);
+
+/* The session has a lock of this name from now on, in one more mode; no longer. */
+extern void sim_hold_begins(const char *name);
+extern void sim_hold_ends(const char *name);
+
+/* The server's lease is over, as its worker, which runs, has just found out. */
+extern void sim_epoch_ends(void);
 
 /* Something that must not happen has happened in the running process. */
 extern void sim_wrong(const char *what);

@@ -22,6 +22,7 @@
 #define MAX_NOTES	256
 #define MAX_GRANTS	64
 #define MAX_TICKS	256
+#define MAX_REFUSED	64
 #define MAX_BROKEN	64
 #define MAX_COMMIT	16
 #define MARKED		(UINT32_C(1) << 31)
@@ -36,6 +37,9 @@
 
 /* Most that a worker that has nothing to do may have in use, bytes. */
 #define MEMORY		(4 * 1024 * 1024)
+
+/* Within this time all is well again behind faults of some kinds. */
+#define RECOVERY	(5 * SIM_SECOND)
 
 /* Longest that who waits may have to, once there are no faults. */
 #define PATIENCE	(30 * SIM_SECOND)
@@ -88,6 +92,14 @@ typedef struct Tick
 	bool		excused;		/* somebody else may have had the lock */
 } Tick;
 
+/* A call of etcd_try_once() that said "false". */
+typedef struct Refused
+{
+	const SimProc *proc;
+	uint64_t	claim;			/* the call's number */
+	int64_t		at;
+} Refused;
+
 /* What a server cannot know yet of its locks of a name: not to be believed. */
 typedef struct Doubt
 {
@@ -95,12 +107,22 @@ typedef struct Doubt
 	int64_t		revision;		/* of keys created up to this one */
 } Doubt;
 
+/* A key by which a session waits: since when nobody else's is ahead of it; 0: one is. */
+typedef struct First
+{
+	int64_t		revision;
+	int64_t		since;
+} First;
+
+static First firsts[SIM_MAX_SERVERS][SIM_MAX_PROCS];
 static Note notes[MAX_NOTES];
 static int	nnotes;
 static Grant grants[SIM_MAX_NAMES][MAX_GRANTS];
 static int	ngrants[SIM_MAX_NAMES];
 static Tick ticks[MAX_TICKS];
 static int	nticks;
+static Refused refused[MAX_REFUSED];	/* a ring */
+static int	nrefused;
 static Doubt doubts[SIM_MAX_SERVERS + 1][SIM_MAX_NAMES];
 static int64_t sentinel_deleted_at[SIM_MAX_SERVERS + 1];	/* by hand; 0: never */
 static int64_t restored_at;
@@ -159,12 +181,16 @@ void
 sim_checks_start(void)
 {
 	nnotes = 0;
+	memset(firsts, 0, sizeof(firsts));
 	memset(ngrants, 0, sizeof(ngrants));
 	nticks = 0;
+	memset(refused, 0, sizeof(refused));
+	nrefused = 0;
 	memset(doubts, 0, sizeof(doubts));
 	memset(sentinel_deleted_at, 0, sizeof(sentinel_deleted_at));
 	restored_at = 0;
 	nbroken = 0;
+	memset(refused, 0, sizeof(refused));
 	nbreaking = 0;
 	memset(commits, 0, sizeof(commits));
 	memset(former_base, 0, sizeof(former_base));
@@ -172,6 +198,21 @@ sim_checks_start(void)
 	memset(seen_now, 0, sizeof(seen_now));
 	memset(seen_since, 0, sizeof(seen_since));
 	sim_found = NULL;
+}
+
+/* What its sessions have and wait for; how many. */
+static int
+holds_of(SimServer *server, SimHold *holds, int max)
+{
+	SimProc    *self = sim_self;
+	int			n;
+
+	sim_self = &server->postmaster;
+	sim_checking = true;
+	n = sim_self->image->holds(holds, max);
+	sim_checking = false;
+	sim_self = self;
+	return n;
 }
 
 /* As the server's postmaster: nobody else runs meanwhile. */
@@ -256,9 +297,10 @@ sim_check_deletes(int by, const char *key, size_t len, bool whole_lease)
 	int64_t		lease = 0;
 	EtcdKeyValue kv;
 
-	for (int i = 0; i < sim_etcd_nkeys(etcd); i++)
+	for (int i = 0; i < sim_etcd_nlive(etcd); i++)
 	{
-		if (sim_etcd_key(etcd, i, &kv) && kv.key_len == len && memcmp(kv.key, key, len) == 0)
+		sim_etcd_live(etcd, i, &kv);
+		if (kv.key_len == len && memcmp(kv.key, key, len) == 0)
 			lease = kv.lease;
 	}
 	if (lease == 0 || owner_of(lease) == by || owner_of(lease) == 0)
@@ -266,9 +308,10 @@ sim_check_deletes(int by, const char *key, size_t len, bool whole_lease)
 	if (strncmp(key, SENTINEL, strlen(SENTINEL)) == 0 &&
 		memchr(key + strlen(SENTINEL), '/', len - strlen(SENTINEL)) == NULL)
 		sentinel_deleted_at[owner_of(lease)] = sim_now();
-	for (int i = 0; i < sim_etcd_nkeys(etcd); i++)
+	for (int i = 0; i < sim_etcd_nlive(etcd); i++)
 	{
-		if (sim_etcd_key(etcd, i, &kv) && kv.lease == lease && name_of_key(kv.key, kv.key_len) >= 0 &&
+		sim_etcd_live(etcd, i, &kv);
+		if (kv.lease == lease && name_of_key(kv.key, kv.key_len) >= 0 &&
 			(whole_lease || (kv.key_len == len && memcmp(kv.key, key, len) == 0)))
 			begin_doubt(owner_of(lease), name_of_key(kv.key, kv.key_len),
 						whole_lease ? INT64_MAX : kv.create_revision);
@@ -309,12 +352,14 @@ is_breaking(const Note *note)
 	return false;
 }
 
+/* What is granted later with the same token is another lock: see sim_check_restored(). */
 static void
 check_broken(const Note *note)
 {
 	for (int i = 0; i < nbroken; i++)
 	{
 		if (broken[i].name == note->name && broken[i].token == note->token &&
+			note->since <= broken[i].at &&
 			sim_now() > broken[i].at + GRACE(sim_plan.lease_ttl))
 			sim_violation("%s still has \"%s\" by token %" PRId64 ", which was broken %d s ago",
 						  sim_proc_name(note->proc), sim_names[note->name], note->token,
@@ -403,7 +448,7 @@ sim_check_lossless(void)
 	int			may = FAULT_CANCEL | FAULT_CRASH | FAULT_SHUTDOWN | FAULT_WATCHES;
 
 	if (sim_plan.lease_ttl >= 6)
-		may |= FAULT_WORKER;
+		may |= FAULT_WORKER | FAULT_REFUSE;
 	return (sim_plan.faults & ~may) == 0;
 }
 
@@ -534,6 +579,55 @@ owner_of(int64_t lease)
 	return 0;
 }
 
+/* From here on nothing that its lease has granted looks valid. */
+void
+sim_check_epoch_ended(const SimServer *server)
+{
+	for (int i = 0; i < nnotes; i++)
+	{
+		if (notes[i].proc->server == server && believes(&notes[i]))
+			sim_violation("%s still believes to have \"%s\" when its server's lease is over",
+						  sim_proc_name(notes[i].proc), sim_names[notes[i].name]);
+	}
+}
+
+/*
+ * Sessions were told that somebody else has a tick, or its lock.  Etcd has the number of
+ * the call that has claimed it: one of these?
+ */
+static void
+check_refused_ticks(void)
+{
+	SimEtcd    *etcd = sim_cluster_state();
+
+	for (int i = 0; i < sim_etcd_nlive(etcd); i++)
+	{
+		EtcdKeyValue kv;
+		uint64_t	claim;
+
+		sim_etcd_live(etcd, i, &kv);
+		if (strncmp(kv.key, ".etcd_lock/tick/", strlen(".etcd_lock/tick/")) != 0 ||
+			strrchr(kv.value, ' ') == NULL)
+			continue;
+		claim = strtoull(strrchr(kv.value, ' '), NULL, 16);
+		for (int r = 0; r < MAX_REFUSED; r++)
+		{
+			if (refused[r].proc != NULL && refused[r].claim == claim)
+				sim_violation("%s was refused \"%s\" at %.3f, which it has claimed itself",
+							  sim_proc_name(refused[r].proc), kv.key,
+							  (double) refused[r].at / SIM_SECOND);
+		}
+	}
+}
+
+/* A session was told that somebody else has the tick, or its lock. */
+void
+sim_check_tick_refused(SimProc *proc)
+{
+	refused[nrefused++ % MAX_REFUSED] = (Refused) {proc, proc->drawn, sim_now()};
+	check_refused_ticks();
+}
+
 /* The server went down, but its machine is on: nobody of it lives any more. */
 void
 sim_check_went_down(SimServer *server, bool same_boot)
@@ -572,11 +666,12 @@ check_predecessor(int64_t lease)
 static uint32_t
 names_above(SimEtcd *etcd, int i)
 {
-	uint32_t   *mark = sim_etcd_key_mark(etcd, i);
+	uint32_t   *mark = sim_etcd_live_mark(etcd, i);
 	EtcdKeyValue kv;
 
-	if (*mark != 0 || !sim_etcd_key(etcd, i, &kv))
+	if (*mark != 0)
 		return *mark;
+	sim_etcd_live(etcd, i, &kv);
 	*mark = MARKED;
 	for (int name = 0; name < SIM_MAX_NAMES; name++)
 	{
@@ -594,12 +689,12 @@ sim_check_keys(void)
 {
 	bool		now[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
 	SimEtcd    *etcd = sim_cluster_state();
-	int			n = sim_etcd_nkeys(etcd);
+	int			n = sim_etcd_nlive(etcd);
 
 	memset(now, 0, sizeof(now));
 	for (int i = 0; i < n; i++)
 	{
-		int64_t		lease = sim_etcd_key_lease(etcd, i);
+		int64_t		lease = sim_etcd_live_lease(etcd, i);
 		uint32_t	names = lease == 0 ? 0 : names_above(etcd, i);
 
 		for (; (names & ~MARKED) != 0; names &= names - 1)
@@ -620,33 +715,40 @@ sim_check_keys(void)
 	}
 }
 
+/* Has another session of the server been granted it, though its call may not have returned yet? */
 static bool
-others_recorded(SimProc *proc, int name)
+another_is_granted(SimProc *proc, int name)
 {
-	SimProc    *self = sim_self;
-	bool		result;
+	static SimHold holds[2 * SIM_MAX_PROCS * SIM_MAX_NAMES];
+	int			n = holds_of(proc->server, holds, sizeof(holds) / sizeof(holds[0]));
 
-	sim_self = &proc->server->postmaster;
-	sim_checking = true;
-	result = sim_self->image->others(proc->procno, sim_names[name]);
-	sim_checking = false;
-	sim_self = self;
-	return result;
+	for (int i = 0; i < n; i++)
+	{
+		if (holds[i].procno != proc->procno && holds[i].state == SIM_HOLD_HAS &&
+			strcmp(holds[i].name, sim_names[name]) == 0)
+			return true;
+	}
+	return false;
 }
 
-/* A try has said "false": then somebody else has it, or had it meanwhile. */
+/*
+ * A try has said "false": then somebody else has it, or had it meanwhile, or at least
+ * another owner had a key in etcd.
+ */
 void
 sim_check_refused(SimProc *proc, int name, int64_t since)
 {
+	int			own = proc->server->number;
+
 	for (int owner = 0; owner <= sim_nservers; owner++)
 	{
-		if (owner != proc->server->number &&
-			(seen_now[name][owner] || seen_at[name][owner] >= since))
+		if (owner != own && (seen_now[name][owner] || seen_at[name][owner] >= since))
 			return;
 	}
-	if (!sim_others_about(proc, name, since) && !others_recorded(proc, name))
-		sim_violation("%s is refused \"%s\", though nobody has it", sim_proc_name(proc),
-					  sim_names[name]);
+	if (sim_others_had(proc, name, since) || another_is_granted(proc, name))
+		return;
+	sim_violation("%s is refused \"%s\", though nobody has it", sim_proc_name(proc),
+				  sim_names[name]);
 }
 
 /* Nobody wants anything: etcd is asked for little from now on. */
@@ -767,6 +869,7 @@ sim_check_tick_asked(int name, int64_t tick)
 	t->asking++;
 	t->busy++;
 	check_all_claimed();
+	check_refused_ticks();
 }
 
 void
@@ -803,6 +906,66 @@ sim_check_tick_ended(int name, int64_t tick, bool clean)
 
 	t->busy--;
 	t->locked_until = sim_now() + (clean ? 2 * SIM_SECOND : 3 * GRACE(sim_plan.lease_ttl));
+}
+
+/* Does another owner's key stand in the queue before this session's? */
+static bool
+is_behind(int server, const SimHold *hold)
+{
+	SimEtcd    *etcd = sim_cluster_state();
+	EtcdKeyValue kv;
+	size_t		len = strlen(hold->name);
+
+	for (int i = 0; i < sim_etcd_nlive(etcd); i++)
+	{
+		int			name;
+
+		sim_etcd_live(etcd, i, &kv);
+		if (kv.create_revision >= hold->revision || kv.key_len <= len ||
+			memcmp(kv.key, hold->name, len) != 0)
+			continue;
+		name = name_of_key(kv.key, kv.key_len);
+		if (name >= 0 && strcmp(sim_names[name], hold->name) == 0 &&
+			(hold->exclusive || strncmp(kv.key + len, "/read/", 6) != 0) &&
+			owner_of(kv.lease) != server)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Where nothing fails, a session whose key is the first one in its queue has the lock
+ * soon: nobody waits for the next time that the queue is read.
+ */
+void
+sim_check_served(void)
+{
+	static SimHold holds[2 * SIM_MAX_PROCS * SIM_MAX_NAMES];
+
+	for (int s = 0; s < sim_nservers; s++)
+	{
+		int			n;
+
+		if (!sim_servers[s].up)
+			continue;
+		n = holds_of(&sim_servers[s], holds, sizeof(holds) / sizeof(holds[0]));
+		for (int i = 0; i < n; i++)
+		{
+			First	   *first = &firsts[s][holds[i].procno];
+
+			if (holds[i].state != SIM_HOLD_WAITS)
+				continue;
+			if (first->revision != holds[i].revision)
+				*first = (First) {holds[i].revision, 0};
+			if (first->since == 0 && !is_behind(s + 1, &holds[i]))
+				first->since = sim_now();
+			if (first->since != 0 && sim_now() - first->since > SIM_SECOND &&
+				(sim_plan.faults == 0 || first->since > sim_faults_over_at + RECOVERY))
+				sim_violation("%s has waited for \"%s\" for %.1f s since its key was the first one",
+							  sim_proc_name(&sim_servers[s].procs[holds[i].procno]), holds[i].name,
+							  (double) (sim_now() - first->since) / SIM_SECOND);
+		}
+	}
 }
 
 /* Who can be served is served in time, once there are no faults. */
@@ -860,13 +1023,14 @@ sim_check_end(void)
 	check_waits();
 	check_quiet();
 	check_all_claimed();
+	check_refused_ticks();
 	check_requests();
 	for (int s = 0; s < sim_nservers && sim_found == NULL; s++)
 		check_server(&sim_servers[s]);
-	for (int i = 0; i < sim_etcd_nkeys(sim_cluster_state()) && sim_found == NULL; i++)
+	for (int i = 0; i < sim_etcd_nlive(sim_cluster_state()) && sim_found == NULL; i++)
 	{
-		if (!sim_etcd_key(sim_cluster_state(), i, &kv) ||
-			strncmp(kv.key, ".etcd_lock/tick", 15) == 0 ||
+		sim_etcd_live(sim_cluster_state(), i, &kv);
+		if (strncmp(kv.key, ".etcd_lock/tick", 15) == 0 ||
 			strncmp(kv.key, ".etcd_lock/primary/", 19) == 0 ||
 			(strncmp(kv.key, SENTINEL, strlen(SENTINEL)) == 0 &&
 			 strchr(kv.key + strlen(SENTINEL), '/') == NULL))

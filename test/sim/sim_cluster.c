@@ -90,6 +90,14 @@ typedef struct Inbox
 	Queued	  **last;
 } Inbox;
 
+/* What is to be done when a server's lease has been renewed: sim_net_await_renewal(). */
+typedef struct Renewal
+{
+	void		(*fn) (void *arg);	/* NULL: nothing */
+	void	   *arg;
+	bool		kept_alive;		/* the sentinel is still to be read */
+} Renewal;
+
 SimNetFaults sim_net_faults;
 SimNetCounts sim_net_counts;
 int64_t		sim_net_delay = 300;
@@ -108,6 +116,7 @@ static int64_t election_takes;
 static int64_t restored_at;
 static bool parted[SIM_MAX_SERVERS + 1][SIM_MAX_MEMBERS];
 static int64_t slow_by[SIM_MAX_SERVERS + 1];
+static Renewal renewals[SIM_MAX_SERVERS + 1];
 static SimCall *calls;
 static SimCall *watches;
 static uint64_t next_call;
@@ -469,6 +478,30 @@ sync_watches(void *arg)
  * ----------------------------------------------------------------
  */
 
+/* A keepalive counts once the sentinel has been read behind it. */
+static void
+note_renewal(const SimCall *call, const SimAnswer *answer)
+{
+	Renewal    *renewal = &renewals[call->server];
+
+	if (renewal->fn == NULL || answer == NULL || answer->code != ETCD_OK)
+		return;
+	if (answer->method == SIM_LEASE_KEEPALIVE)
+		renewal->kept_alive = answer->of.lease.ttl > 0;
+	else if (renewal->kept_alive && answer->method == SIM_RANGE && call->ask->op.range.end == NULL &&
+			 strncmp(call->ask->op.range.key, ".etcd_lock/server/", 18) == 0)
+	{
+		sim_at(sim_now() + sim_random_between(&sim_fault_rand, 1, SIM_MS), renewal->fn, renewal->arg);
+		renewal->fn = NULL;
+	}
+}
+
+void
+sim_net_await_renewal(int server, void (*fn) (void *arg), void *arg)
+{
+	renewals[server] = (Renewal) {fn, arg, false};
+}
+
 typedef struct Delivery
 {
 	SimCall    *call;
@@ -490,6 +523,8 @@ deliver(void *arg)
 		sim_at(sim_now() + sim_random_between(&sim_rand, 200 * SIM_MS, 400 * SIM_MS), deliver, delivery);
 		return;
 	}
+	if (!delivery->message && call->proc != NULL && !call->ended)
+		note_renewal(call, delivery->answer);
 	if (!delivery->message)
 		end_call(call, delivery->end.delivered, delivery->end.ambiguous, delivery->end.error,
 				 delivery->answer);
@@ -1417,6 +1452,7 @@ sim_cluster_start(int n)
 	memset(members, 0, sizeof(members));
 	memset(parted, 0, sizeof(parted));
 	memset(slow_by, 0, sizeof(slow_by));
+	memset(renewals, 0, sizeof(renewals));
 	memset(&sim_net_counts, 0, sizeof(sim_net_counts));
 	endpoints[0] = '\0';
 	for (int i = 0; i < n; i++)

@@ -66,6 +66,9 @@ extern void sim_member_hang(int member, int64_t until);
 extern void sim_member_isolate(int member, bool isolated);	/* from the others */
 extern void sim_member_lag(int member, int64_t lag);
 extern void sim_net_slow(int server, int64_t by);	/* each way; 0: no more */
+
+/* Call it when the server has been told that its lease lives on, for the next time. */
+extern void sim_net_await_renewal(int server, void (*fn) (void *arg), void *arg);
 extern void sim_net_part(int server, int member, bool parted);
 
 /* Those who log in need a token; etcd forgets those that it has given; lets nobody in. */

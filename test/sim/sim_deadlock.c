@@ -35,6 +35,11 @@
 #define MAX_HOLDS		4000
 #define NODES			(SIM_MAX_SERVERS * SIM_MAX_PROCS)
 
+/* A set of nodes: bits of so many words, of which nwords are in use. */
+#define WORDS			((NODES + 63) / 64)
+
+typedef uint64_t Set[WORDS];
+
 typedef struct Record
 {
 	int			server;			/* index */
@@ -45,12 +50,33 @@ static Record records[MAX_HOLDS];
 static int	nrecords;
 static int	stride;				/* nodes of each server, as many as it has processes */
 static int	nnodes;				/* in use: what follows is looked at up to there only */
-static bool edge[NODES][NODES];
+static int64_t looked_at;		/* last, for all of this */
+static int	nwords;
+static Set	edge[NODES];		/* for whom each one waits */
+static Set	reach[NODES];		/* and for whom those wait, and so on */
 static int64_t seen_at[NODES];	/* it was in a cycle then; 0: never */
 static int64_t since[NODES];	/* and has been since then; 0: it is in none */
 static int64_t ended_at[NODES]; /* as a victim; 0: never */
-static bool ended_with[NODES][NODES];	/* likewise: who was in its cycle, if there was
-										 * one cycle only */
+static Set	ended_with[NODES];	/* likewise: who was in its cycle, if there was
+								 * one cycle only */
+
+static bool
+has(const uint64_t *set, int i)
+{
+	return (set[i / 64] >> (i % 64) & 1) != 0;
+}
+
+static void
+add(uint64_t *set, int i)
+{
+	set[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+static void
+clear(uint64_t *set)
+{
+	memset(set, 0, nwords * sizeof(uint64_t));
+}
 
 static int
 node(int server, int procno)
@@ -96,28 +122,27 @@ waits_for(const Record *a, const Record *b)
 {
 	bool		same_server = a->server == b->server;
 
-	if (strcmp(a->hold.name, b->hold.name) != 0)
+	if (a->hold.state == SIM_HOLD_DRAINS ?
+		!same_server || b->hold.state != SIM_HOLD_HAS || a->hold.procno == b->hold.procno :
+		same_server || b->hold.state == SIM_HOLD_DRAINS ||
+		b->hold.revision >= a->hold.revision || !(a->hold.exclusive || b->hold.exclusive))
 		return false;
-	if (a->hold.state == SIM_HOLD_DRAINS)
-		return same_server && b->hold.state == SIM_HOLD_HAS && a->hold.procno != b->hold.procno;
-	return a->hold.state == SIM_HOLD_WAITS && !same_server &&
-		(b->hold.state == SIM_HOLD_HAS || b->hold.state == SIM_HOLD_WAITS) &&
-		b->hold.revision < a->hold.revision && (a->hold.exclusive || b->hold.exclusive);
+	return strcmp(a->hold.name, b->hold.name) == 0;
 }
 
 static void
 make_edges(void)
 {
 	for (int i = 0; i < nnodes; i++)
-		memset(edge[i], 0, nnodes * sizeof(bool));
+		clear(edge[i]);
 	take_records();
 	for (int i = 0; i < nrecords; i++)
 	{
-		for (int j = 0; j < nrecords; j++)
+		for (int j = 0; records[i].hold.state != SIM_HOLD_HAS && j < nrecords; j++)
 		{
 			if (waits_for(&records[i], &records[j]))
-				edge[node(records[i].server, records[i].hold.procno)]
-					[node(records[j].server, records[j].hold.procno)] = true;
+				add(edge[node(records[i].server, records[i].hold.procno)],
+					node(records[j].server, records[j].hold.procno));
 		}
 	}
 	for (int s = 0; s < sim_nservers; s++)
@@ -130,31 +155,30 @@ make_edges(void)
 			for (int other = 0; other < sim_servers[s].nprocs; other++)
 			{
 				if ((set & (UINT32_C(1) << other)) != 0)
-					edge[node(s, p)][node(s, other)] = true;
+					add(edge[node(s, p)], node(s, other));
 			}
 		}
 	}
 	for (int i = 0; i < nnodes; i++)
 	{
 		if (ended_at[i] != 0 && sim_now() - ended_at[i] < ENDING)
-			memset(edge[i], 0, nnodes * sizeof(bool));
+			clear(edge[i]);
 	}
 }
 
-static bool
-reaches(int from, int to, bool *visited)
+static void
+find_reach(void)
 {
-	for (int next = 0; next < nnodes; next++)
+	for (int i = 0; i < nnodes; i++)
+		memcpy(reach[i], edge[i], nwords * sizeof(uint64_t));
+	for (int via = 0; via < nnodes; via++)
 	{
-		if (!edge[from][next] || visited[next])
-			continue;
-		if (next == to)
-			return true;
-		visited[next] = true;
-		if (reaches(next, to, visited))
-			return true;
+		for (int i = 0; i < nnodes; i++)
+		{
+			for (int w = 0; has(reach[i], via) && w < nwords; w++)
+				reach[i][w] |= reach[via][w];
+		}
 	}
-	return false;
 }
 
 static void
@@ -162,13 +186,12 @@ note_cycles(void)
 {
 	int64_t		now = sim_now();
 
+	looked_at = now;
 	make_edges();
+	find_reach();
 	for (int i = 0; i < nnodes; i++)
 	{
-		bool		visited[NODES];
-
-		memset(visited, 0, nnodes * sizeof(bool));
-		if (!reaches(i, i, visited))
+		if (!has(reach[i], i))
 		{
 			since[i] = 0;
 			continue;
@@ -199,7 +222,7 @@ trace_cycle(int from)
 
 		for (int i = 0; i < nnodes; i++)
 		{
-			if (edge[i][to] && next_of[i] < 0)
+			if (has(edge[i], to) && next_of[i] < 0)
 			{
 				next_of[i] = to;
 				queue[tail++] = i;
@@ -242,7 +265,20 @@ sample(void *arg)
 	(void) arg;
 	note_cycles();
 	check_duration();
-	sim_at(sim_now() + (sim_plan.crossed ? SAMPLE : SAMPLE_ORDERED), sample, NULL);
+	sim_at(sim_now() + SAMPLE, sample, NULL);
+}
+
+/*
+ * Where locks are not crossed, we look behind other events instead of planning ones for it:
+ * each planned event would change what a seed stands for.
+ */
+void
+sim_deadlock_after_event(void)
+{
+	if (sim_plan.crossed || sim_now() - looked_at < SAMPLE_ORDERED)
+		return;
+	note_cycles();
+	check_duration();
 }
 
 void
@@ -253,35 +289,34 @@ sim_deadlock_start(void)
 	memset(ended_at, 0, sizeof(ended_at));
 	stride = 1 + sim_plan.nsessions;
 	nnodes = sim_plan.nservers * stride;
+	looked_at = sim_now();
+	nwords = (nnodes + 63) / 64;
 	if (sim_plan.crossed)
-		sim_at(sim_now() + (sim_plan.crossed ? SAMPLE : SAMPLE_ORDERED), sample, NULL);
+		sim_at(sim_now() + SAMPLE, sample, NULL);
 }
 
 /* Who is in the same cycle as this one?  Nobody, if several cycles meet. */
 static void
 note_ended(int victim)
 {
-	bool		from[NODES] = {false};
+	uint64_t   *with = ended_with[victim];
 
 	ended_at[victim] = sim_now();
-	memset(ended_with[victim], 0, sizeof(ended_with[victim]));
-	(void) reaches(victim, -1, from);
+	clear(with);
 	for (int i = 0; i < nnodes; i++)
 	{
-		bool		visited[NODES];
-
-		memset(visited, 0, nnodes * sizeof(bool));
-		ended_with[victim][i] = from[i] && reaches(i, victim, visited);
+		if (has(reach[victim], i) && has(reach[i], victim))
+			add(with, i);
 	}
 	for (int i = 0; i < nnodes; i++)
 	{
 		int			n = 0;
 
-		for (int j = 0; j < nnodes; j++)
-			n += ended_with[victim][i] && ended_with[victim][j] && edge[i][j];
+		for (int w = 0; has(with, i) && w < nwords; w++)
+			n += __builtin_popcountll(with[w] & edge[i][w]);
 		if (n > 1)
 		{
-			memset(ended_with[victim], 0, sizeof(ended_with[victim]));
+			clear(with);
 			return;
 		}
 	}
@@ -294,7 +329,7 @@ check_once(int victim, int64_t before)
 	for (int i = 0; i < nnodes; i++)
 	{
 		if (i != victim && ended_at[i] != 0 && sim_now() - ended_at[i] <= before &&
-			ended_with[i][victim] && seen_at[victim] <= ended_at[i])
+			has(ended_with[i], victim) && seen_at[victim] <= ended_at[i])
 			sim_violation("two victims of one deadlock: %s, and before %s",
 						  proc_name(victim), proc_name(i));
 	}
@@ -307,6 +342,10 @@ sim_check_victim(int pid)
 	SimServer  *server = sim_self->server;
 	int64_t		before = sim_plan.faults == 0 ? BEFORE : BEFORE_FAULTS;
 
+	/* or it is not known who was in a cycle that has just ended */
+	if (sim_now() - looked_at > BEFORE_FAULTS)
+		sim_violation("nobody has looked for deadlocks in the %d s before a wait is ended",
+					  (int) ((sim_now() - looked_at) / SIM_SECOND));
 	note_cycles();
 	sim_counts.deadlocks++;
 	for (int p = 0; p < server->nprocs; p++)
@@ -315,7 +354,8 @@ sim_check_victim(int pid)
 
 		if (!server->procs[p].alive || server->procs[p].pid != pid)
 			continue;
-		if (seen_at[i] == 0 || sim_now() - seen_at[i] > before)
+		if (seen_at[i] == 0 || sim_now() - seen_at[i] > before ||
+			seen_at[i] < sim_waits_since(&server->procs[p]))
 			sim_violation("%s is ended as the victim of a deadlock, and was in none",
 						  sim_proc_name(&server->procs[p]));
 		check_once(i, before);

@@ -4,7 +4,8 @@
  *	  What an etcd cluster has agreed on: keys with their history, leases.
  *
  * Keys stand in one sorted array, each with its versions, oldest first; a
- * deletion is a version without a value.  Besides, every change is an event in
+ * deletion is a version without a value.  Those that are there stand in a second one,
+ * as most requests are about the present.  Besides, every change is an event in
  * one list, by which watches go.  Compaction drops what is older in both.
  *
  *-------------------------------------------------------------------------
@@ -84,6 +85,9 @@ struct SimEtcd
 	Key		  **keys;
 	int			nkeys;
 	int			max_keys;
+	Key		  **live;			/* those of them that are not deleted */
+	int			nlive;
+	int			max_live;
 	Event	   *events;
 	int			first_event;	/* in use are [first_event, nevents) */
 	int			nevents;
@@ -140,15 +144,15 @@ compare_bytes(const char *a, size_t a_len, const char *b, size_t b_len)
 
 /* The place of the first key that is not less. */
 static int
-lower_bound(const SimEtcd *etcd, const char *key, size_t len)
+lower_bound(Key *const *keys, int n, const char *key, size_t len)
 {
 	int			low = 0;
-	int			high = etcd->nkeys;
+	int			high = n;
 
 	while (low < high)
 	{
 		int			middle = low + (high - low) / 2;
-		const Key  *k = etcd->keys[middle];
+		const Key  *k = keys[middle];
 
 		if (compare_bytes(k->key, k->len, key, len) < 0)
 			low = middle + 1;
@@ -199,7 +203,7 @@ version_at(const Key *key, int64_t revision)
 static Key *
 find_or_add_key(SimEtcd *etcd, const char *name, size_t len)
 {
-	int			at = lower_bound(etcd, name, len);
+	int			at = lower_bound(etcd->keys, etcd->nkeys, name, len);
 	Key		   *key;
 
 	if (at < etcd->nkeys &&
@@ -217,6 +221,21 @@ find_or_add_key(SimEtcd *etcd, const char *name, size_t len)
 	key->len = len;
 	etcd->keys[at] = key;
 	return key;
+}
+
+static void
+add_live(SimEtcd *etcd, Key *key)
+{
+	int			at = lower_bound(etcd->live, etcd->nlive, key->key, key->len);
+
+	if (etcd->nlive == etcd->max_live)
+	{
+		etcd->max_live = etcd->max_live == 0 ? 64 : 2 * etcd->max_live;
+		etcd->live = must(realloc(etcd->live, etcd->max_live * sizeof(Key *)));
+	}
+	memmove(&etcd->live[at + 1], &etcd->live[at], (etcd->nlive - at) * sizeof(Key *));
+	etcd->live[at] = key;
+	etcd->nlive++;
 }
 
 static Version *
@@ -267,8 +286,8 @@ static void
 put_key(SimEtcd *etcd, const EtcdOp *op, int64_t revision)
 {
 	Key		   *key = find_or_add_key(etcd, op->range.key, op->range.key_len);
-	const Version *old = version_at(key, 0);
-	int64_t		create = old == NULL ? revision : old->create;
+	bool		is_new = version_at(key, 0) == NULL;
+	int64_t		create = is_new ? revision : version_at(key, 0)->create;
 	Version    *version = add_version(key);
 
 	version->mod = revision;
@@ -276,27 +295,33 @@ put_key(SimEtcd *etcd, const EtcdOp *op, int64_t revision)
 	version->lease = op->lease;
 	version->value = copy_bytes(op->value, op->value_len);
 	version->value_len = op->value_len;
+	if (is_new)
+		add_live(etcd, key);
 	add_event(etcd, ETCD_EVENT_PUT, key, version);
+}
+
+/* The key at this place of those that are there. */
+static void
+delete_live(SimEtcd *etcd, int at, int64_t revision)
+{
+	Key		   *key = etcd->live[at];
+	Version    *version = add_version(key);
+
+	version->mod = revision;
+	etcd->nlive--;
+	memmove(&etcd->live[at], &etcd->live[at + 1], (etcd->nlive - at) * sizeof(Key *));
+	add_event(etcd, ETCD_EVENT_DELETE, key, version);
 }
 
 /* How many there were. */
 static int64_t
 delete_keys(SimEtcd *etcd, const EtcdRange *range, int64_t revision)
 {
+	int			at = lower_bound(etcd->live, etcd->nlive, range->key, range->key_len);
 	int64_t		n = 0;
 
-	for (int i = lower_bound(etcd, range->key, range->key_len);
-		 i < etcd->nkeys && !past_range(range, etcd->keys[i]); i++)
-	{
-		Version    *version;
-
-		if (version_at(etcd->keys[i], 0) == NULL)
-			continue;
-		version = add_version(etcd->keys[i]);
-		version->mod = revision;
-		add_event(etcd, ETCD_EVENT_DELETE, etcd->keys[i], version);
-		n++;
-	}
+	for (; at < etcd->nlive && !past_range(range, etcd->live[at]); n++)
+		delete_live(etcd, at, revision);
 	return n;
 }
 
@@ -320,14 +345,16 @@ fill_key_value(EtcdKeyValue *kv, const char *key, size_t key_len,
 static void
 read_keys(const SimEtcd *etcd, const EtcdOp *op, EtcdOpResult *result)
 {
+	Key *const *keys = op->revision == 0 ? etcd->live : etcd->keys;
+	int			n = op->revision == 0 ? etcd->nlive : etcd->nkeys;
 	int			max = 0;
 
 	memset(result, 0, sizeof(*result));
 	result->type = ETCD_OP_RANGE;
-	for (int i = lower_bound(etcd, op->range.key, op->range.key_len);
-		 i < etcd->nkeys && !past_range(&op->range, etcd->keys[i]); i++)
+	for (int i = lower_bound(keys, n, op->range.key, op->range.key_len);
+		 i < n && !past_range(&op->range, keys[i]); i++)
 	{
-		const Key  *key = etcd->keys[i];
+		const Key  *key = keys[i];
 		const Version *version = version_at(key, op->revision);
 		EtcdKeyValue *kv;
 
@@ -572,13 +599,11 @@ all_hold(const SimEtcd *etcd, const EtcdTxn *txn)
 		const EtcdCompare *compare = &txn->compare[c];
 		bool		any = false;
 
-		for (int i = lower_bound(etcd, compare->range.key, compare->range.key_len);
-			 i < etcd->nkeys && !past_range(&compare->range, etcd->keys[i]); i++)
+		for (int i = lower_bound(etcd->live, etcd->nlive, compare->range.key, compare->range.key_len);
+			 i < etcd->nlive && !past_range(&compare->range, etcd->live[i]); i++)
 		{
-			const Version *version = version_at(etcd->keys[i], 0);
+			const Version *version = version_at(etcd->live[i], 0);
 
-			if (version == NULL)
-				continue;
 			any = true;
 			if (!compare_holds(compare, version))
 				return false;
@@ -863,17 +888,15 @@ end_lease(SimEtcd *etcd, int64_t id)
 	bool		changed = false;
 	Lease	   *lease = find_lease(etcd, id);
 
-	for (int i = 0; i < etcd->nkeys; i++)
+	for (int i = 0; i < etcd->nlive;)
 	{
-		const Version *version = version_at(etcd->keys[i], 0);
-
-		if (version != NULL && version->lease == id)
+		if (version_at(etcd->live[i], 0)->lease == id)
 		{
-			EtcdRange	range = {etcd->keys[i]->key, etcd->keys[i]->len, NULL, 0};
-
-			(void) delete_keys(etcd, &range, revision);
+			delete_live(etcd, i, revision);
 			changed = true;
 		}
+		else
+			i++;
 	}
 	if (changed)
 		etcd->header.revision = revision;
@@ -911,20 +934,23 @@ add_lease_keys(const SimEtcd *etcd, int64_t id, EtcdLeaseResult *result)
 {
 	int			max = 0;
 
-	for (int i = 0; i < etcd->nkeys; i++)
+	for (int i = 0; i < etcd->nlive; i++)
 	{
-		const Version *version = version_at(etcd->keys[i], 0);
+		EtcdKeyName *name;
+		char	   *copy;
 
-		if (version == NULL || version->lease != id)
+		if (version_at(etcd->live[i], 0)->lease != id)
 			continue;
 		if (result->nkeys == max)
 		{
 			max = max == 0 ? 8 : 2 * max;
-			result->keys = must(realloc(result->keys, max * sizeof(EtcdKeyValue)));
+			result->keys = must(realloc(result->keys, max * sizeof(EtcdKeyName)));
 		}
-		memset(&result->keys[result->nkeys], 0, sizeof(EtcdKeyValue));
-		fill_key_value(&result->keys[result->nkeys++], etcd->keys[i]->key,
-					   etcd->keys[i]->len, "", 0);
+		name = &result->keys[result->nkeys++];
+		copy = must(malloc(etcd->live[i]->len));
+		memcpy(copy, etcd->live[i]->key, etcd->live[i]->len);
+		name->key = copy;
+		name->key_len = etcd->live[i]->len;
 	}
 }
 
@@ -941,7 +967,6 @@ sim_etcd_lease_timetolive(SimEtcd *etcd, int64_t id, bool keys, int64_t now,
 	if (lease == NULL)
 		return;
 	result->ttl = lease->expires > now ? (lease->expires - now) / 1000000 : 0;
-	result->granted_ttl = lease->ttl;
 	if (keys)
 		add_lease_keys(etcd, id, result);
 }
@@ -1087,6 +1112,17 @@ sim_etcd_watch_pending(const SimWatch *watch, int64_t upto)
 		 (watch->wants_progress || is_compacted(watch) || next_wanted(watch, upto, &at)));
 }
 
+/* The first event that it is to have; if there is none, it has had all of them. */
+static bool
+find_next(SimWatch *watch, int64_t upto, int *at)
+{
+	if (next_wanted(watch, upto, at))
+		return true;
+	if (watch->next_revision <= upto)
+		watch->next_revision = upto + 1;
+	return false;
+}
+
 static void
 add_watch_event(EtcdWatchMessage *msg, const Event *event)
 {
@@ -1112,12 +1148,8 @@ next_events(SimWatch *watch, int64_t upto, EtcdWatchMessage *msg)
 	const SimEtcd *etcd = watch->etcd;
 	int			at;
 
-	if (!next_wanted(watch, upto, &at))
-	{
-		if (watch->next_revision <= upto)
-			watch->next_revision = upto + 1;
+	if (!find_next(watch, upto, &at))
 		return false;
-	}
 	watch->next_revision = etcd->events[at].mod + 1;
 	msg->header.revision = etcd->events[at].mod;
 	for (; at < etcd->nevents && etcd->events[at].mod < watch->next_revision; at++)
@@ -1131,10 +1163,15 @@ next_events(SimWatch *watch, int64_t upto, EtcdWatchMessage *msg)
 bool
 sim_etcd_watch_next(SimWatch *watch, int64_t upto, EtcdWatchMessage *msg)
 {
+	int			at;
+
+	/* as a rule there is nothing */
+	if (watch->told_canceled ||
+		(watch->told_created && !watch->canceled && !watch->wants_progress &&
+		 (watch->unsynced || (!is_compacted(watch) && !find_next(watch, upto, &at)))))
+		return false;
 	memset(msg, 0, sizeof(*msg));
 	msg->header = watch->etcd->header;
-	if (watch->told_canceled)
-		return false;
 	if (!watch->told_created)
 	{
 		watch->told_created = true;
@@ -1196,6 +1233,8 @@ sim_etcd_copy(const SimEtcd *etcd)
 	copy->nospace = etcd->nospace;
 	copy->keys = must(calloc(etcd->nkeys + 1, sizeof(Key *)));
 	copy->nkeys = copy->max_keys = etcd->nkeys;
+	copy->live = must(calloc(etcd->nlive + 1, sizeof(Key *)));
+	copy->max_live = etcd->nlive;
 	for (int i = 0; i < etcd->nkeys; i++)
 	{
 		const Key  *from = etcd->keys[i];
@@ -1211,6 +1250,8 @@ sim_etcd_copy(const SimEtcd *etcd)
 			version->value = copy_bytes(from->versions[v].value, from->versions[v].value_len);
 		}
 		copy->keys[i] = to;
+		if (version_at(to, 0) != NULL)
+			copy->live[copy->nlive++] = to;
 	}
 	copy->events = must(calloc(etcd->nevents - etcd->first_event + 1, sizeof(Event)));
 	for (int i = etcd->first_event; i < etcd->nevents; i++)
@@ -1237,6 +1278,7 @@ sim_etcd_free(SimEtcd *etcd)
 	for (int i = 0; i < etcd->nkeys; i++)
 		free_key(etcd->keys[i]);
 	free(etcd->keys);
+	free(etcd->live);
 	for (int i = etcd->first_event; i < etcd->nevents; i++)
 		free_event(&etcd->events[i]);
 	free(etcd->events);
@@ -1262,6 +1304,19 @@ sim_etcd_nkeys(const SimEtcd *etcd)
 	return etcd->nkeys;
 }
 
+static void
+describe_key(const Key *key, const Version *version, EtcdKeyValue *kv)
+{
+	memset(kv, 0, sizeof(*kv));
+	kv->key = key->key;
+	kv->key_len = key->len;
+	kv->value = version->value;
+	kv->value_len = version->value_len;
+	kv->create_revision = version->create;
+	kv->mod_revision = version->mod;
+	kv->lease = version->lease;
+}
+
 bool
 sim_etcd_key(const SimEtcd *etcd, int i, EtcdKeyValue *kv)
 {
@@ -1269,29 +1324,32 @@ sim_etcd_key(const SimEtcd *etcd, int i, EtcdKeyValue *kv)
 
 	if (version == NULL)
 		return false;
-	memset(kv, 0, sizeof(*kv));
-	kv->key = etcd->keys[i]->key;
-	kv->key_len = etcd->keys[i]->len;
-	kv->value = version->value;
-	kv->value_len = version->value_len;
-	kv->create_revision = version->create;
-	kv->mod_revision = version->mod;
-	kv->lease = version->lease;
+	describe_key(etcd->keys[i], version, kv);
 	return true;
 }
 
-int64_t
-sim_etcd_key_lease(const SimEtcd *etcd, int i)
+int
+sim_etcd_nlive(const SimEtcd *etcd)
 {
-	const Version *version = version_at(etcd->keys[i], 0);
+	return etcd->nlive;
+}
 
-	return version == NULL ? 0 : version->lease;
+void
+sim_etcd_live(const SimEtcd *etcd, int i, EtcdKeyValue *kv)
+{
+	describe_key(etcd->live[i], version_at(etcd->live[i], 0), kv);
+}
+
+int64_t
+sim_etcd_live_lease(const SimEtcd *etcd, int i)
+{
+	return version_at(etcd->live[i], 0)->lease;
 }
 
 uint32_t *
-sim_etcd_key_mark(SimEtcd *etcd, int i)
+sim_etcd_live_mark(SimEtcd *etcd, int i)
 {
-	return &etcd->keys[i]->mark;
+	return &etcd->live[i]->mark;
 }
 
 int

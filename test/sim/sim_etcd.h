@@ -92,11 +92,15 @@ extern void sim_etcd_watch_progress(SimWatch *watch);
 extern bool sim_etcd_watch_next(SimWatch *watch, int64_t upto, EtcdWatchMessage *msg);
 extern bool sim_etcd_watch_pending(const SimWatch *watch, int64_t upto);
 
-/* For checks: all keys that are there, in order. */
+/* All keys that are there or in the history, in order. */
 extern int	sim_etcd_nkeys(const SimEtcd *etcd);
 extern bool sim_etcd_key(const SimEtcd *etcd, int i, EtcdKeyValue *kv);	/* false: deleted */
-extern int64_t sim_etcd_key_lease(const SimEtcd *etcd, int i);	/* 0: none, or deleted */
-extern uint32_t *sim_etcd_key_mark(SimEtcd *etcd, int i);	/* 0 in a new one */
+
+/* For checks: all keys that are there, in order. */
+extern int	sim_etcd_nlive(const SimEtcd *etcd);
+extern void sim_etcd_live(const SimEtcd *etcd, int i, EtcdKeyValue *kv);
+extern int64_t sim_etcd_live_lease(const SimEtcd *etcd, int i); /* 0: none */
+extern uint32_t *sim_etcd_live_mark(SimEtcd *etcd, int i);	/* 0 in a new one */
 extern int	sim_etcd_nleases(const SimEtcd *etcd);
 
 /* The memory that the history takes: its events. */

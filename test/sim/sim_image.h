@@ -108,7 +108,6 @@ struct SimImage
 	/* For checks, called as the server's postmaster. */
 	/* the create_revision of the key by which it does; 0: it does not */
 	int64_t		(*believes) (int procno, const char *name, bool exclusive, int64_t token);
-	bool		(*others) (int procno, const char *name);
 	int			(*left_over) (char *what, size_t size); /* entries; what: one of them */
 	bool		(*lease_alive) (void);
 	uint64_t	(*lease_base) (void);

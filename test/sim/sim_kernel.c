@@ -97,6 +97,7 @@ static int	max_heap;
 static uint64_t next_seq;
 static uint64_t nsteps;
 static bool stopped;
+static int64_t run_limit;		/* of sim_run_until() */
 static int	next_pid;
 static jmp_buf kernel;
 static Coroutine *free_coroutines;
@@ -470,6 +471,7 @@ start(SimProc *proc, SimServer *server, int procno, SimProcKind kind,
 	proc->copy = copy;
 	proc->image = copy->image;
 	proc->alive = true;
+	proc->started_at = now;
 	proc->body = body;
 	proc->arg = arg;
 	proc->coroutine = new_coroutine(proc);
@@ -486,6 +488,9 @@ bury(SimProc *proc)
 	proc->alive = false;
 	proc->run = 0;
 	proc->blocked = false;
+	if (proc->waits_on != NULL)
+		proc->server->nwaiting--;
+	proc->waits_on = NULL;
 	coroutine->next = free_coroutines;
 	free_coroutines = coroutine;
 	proc->coroutine = NULL;
@@ -565,6 +570,7 @@ void
 sim_run_until(int64_t time)
 {
 	stopped = false;
+	run_limit = time;
 	while (!stopped && nheap > 0 && heap[0].time <= time)
 	{
 		Event		event = pop();
@@ -586,6 +592,31 @@ void
 sim_stop(void)
 {
 	stopped = true;
+}
+
+/*
+ * The running process is to go on then.  If nothing else happens before, its event would
+ * be the next one: so it is as if it had come already, without a change of coroutines.
+ */
+static bool
+goes_on_at(int64_t time)
+{
+	SimProc    *self = sim_self;
+
+	if (time < now)
+		time = now;
+	if (stopped || time > run_limit || (nheap > 0 && heap[0].time <= time) ||
+		self->frozen_until > time || self->server->frozen_until > time)
+		return false;
+	if (sim_after_event != NULL)
+		sim_after_event();
+	if (stopped)
+		return false;
+	now = time;
+	next_seq++;					/* the event's */
+	self->run = next_seq++;
+	nsteps++;
+	return true;
 }
 
 /* ---- what a running process calls ---- */
@@ -616,6 +647,8 @@ sim_block(int64_t until)
 	/* A signal that has come is to be seen first. */
 	if (self->signals != 0)
 		return true;
+	if (until != SIM_FOREVER && goes_on_at(until))
+		return false;
 	self->blocked = true;
 	self->woken = false;
 	if (until != SIM_FOREVER)
@@ -635,6 +668,8 @@ sim_step(void)
 	delay = sim_random_between(&sim_rand, 0, 20);
 	if (sim_random_one_in(&sim_rand, 400))
 		delay = sim_random_between(&sim_rand, 0, 5000);
+	if (goes_on_at(now + delay))
+		return true;
 	let_run(sim_self, now + delay);
 	back_to_kernel();
 	return true;
@@ -679,6 +714,12 @@ uint64_t
 sim_random_number(void)
 {
 	return sim_random_next(&sim_rand);
+}
+
+void
+sim_drew(uint64_t number)
+{
+	sim_self->drawn = number;
 }
 
 void *
@@ -727,9 +768,7 @@ sim_wait_on(const void *lock)
 
 	/* not to be interrupted by a signal */
 	sim_self->signals = 0;
-	sim_self->waits_on = lock;
-	(void) sim_block(SIM_FOREVER);
-	sim_self->waits_on = NULL;
+	sim_wait_on_until(lock, SIM_FOREVER);
 	sim_self->signals |= signals;
 }
 
@@ -737,7 +776,9 @@ void
 sim_wait_on_until(const void *lock, int64_t until)
 {
 	sim_self->waits_on = lock;
+	sim_self->server->nwaiting++;
 	(void) sim_block(until);
+	sim_self->server->nwaiting--;
 	sim_self->waits_on = NULL;
 }
 
@@ -758,7 +799,7 @@ sim_released(const void *lock)
 {
 	SimServer  *server = sim_self->server;
 
-	for (int i = 0; i < server->nprocs; i++)
+	for (int i = 0; server->nwaiting > 0 && i < server->nprocs; i++)
 	{
 		if (server->procs[i].alive && server->procs[i].waits_on == lock)
 			sim_wake(&server->procs[i]);

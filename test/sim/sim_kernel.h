@@ -49,6 +49,8 @@ struct SimProc
 	const void *waits_on;		/* an LWLock */
 	uint32_t	signals;
 
+	int64_t		started_at;
+	uint64_t	drawn;			/* the last random number of 64 bits that it has drawn */
 	void	   *lock_wait;		/* sim_lockmgr.c */
 	void	   *net;			/* sim_cluster.c: what has come */
 };
@@ -63,6 +65,7 @@ struct SimServer
 	SimProc		postmaster;
 	SimProc		procs[SIM_MAX_PROCS];
 	int			nprocs;
+	int			nwaiting;		/* processes with waits_on */
 	int64_t		frozen_until;
 	int64_t		worker_restart_at;
 

@@ -28,7 +28,8 @@ typedef struct Lock
 {
 	struct Lock *next;
 	SimLockTag	tag;
-	int			held[SIM_MAX_PROCS][MODES]; /* how often, by each process */
+	int			held[SIM_MAX_PROCS][MODES]; /* how often, by each process, */
+	int			masks[SIM_MAX_PROCS];	/* and whether at all: bits by modes */
 	SimProc    *queue[SIM_MAX_PROCS];
 	int			nqueue;
 } Lock;
@@ -42,6 +43,7 @@ typedef struct Wait
 } Wait;
 
 static Wait waits[SIM_MAX_SERVERS][SIM_MAX_PROCS];
+static Lock *unused;
 
 static Wait *
 wait_of(const SimProc *proc)
@@ -67,7 +69,11 @@ find_lock(SimServer *server, const SimLockTag *tag, bool add)
 	}
 	if (!add)
 		return NULL;
-	lock = calloc(1, sizeof(Lock));
+	lock = unused;
+	if (lock != NULL)
+		unused = lock->next;
+	else
+		lock = calloc(1, sizeof(Lock)); /* nobody holds it, or waits for it */
 	lock->tag = *tag;
 	lock->next = server->locks;
 	server->locks = lock;
@@ -77,25 +83,20 @@ find_lock(SimServer *server, const SimLockTag *tag, bool add)
 static int
 held_mask(const Lock *lock, int procno)
 {
-	int			mask = 0;
+	return lock->masks[procno];
+}
 
-	for (int mode = 0; mode < MODES; mode++)
-	{
-		if (lock->held[procno][mode] > 0)
-			mask |= 1 << mode;
-	}
-	return mask;
+static void
+hold(Lock *lock, int procno, int mode)
+{
+	lock->held[procno][mode]++;
+	lock->masks[procno] |= 1 << mode;
 }
 
 static bool
 mask_conflicts(int mask, int mode)
 {
-	for (int other = 0; other < MODES; other++)
-	{
-		if ((mask & (1 << other)) != 0 && conflict(other, mode))
-			return true;
-	}
-	return false;
+	return (mask & ~(mode == SHARE ? 1 << SHARE : 0)) != 0;
 }
 
 static bool
@@ -124,7 +125,8 @@ forget_if_unused(SimServer *server, Lock *lock)
 	while (*link != lock)
 		link = &(*link)->next;
 	*link = lock->next;
-	free(lock);
+	lock->next = unused;
+	unused = lock;
 }
 
 /* Those in the queue who can have it now get it, in order. */
@@ -142,7 +144,7 @@ wake_queue(SimServer *server, Lock *lock)
 		if (!mask_conflicts(ahead, wait->mode) &&
 			!held_against(server, lock, proc->procno, wait->mode))
 		{
-			lock->held[proc->procno][wait->mode]++;
+			hold(lock, proc->procno, wait->mode);
 			wait->granted = true;
 			sim_wake(proc);
 		}
@@ -181,7 +183,7 @@ sim_lock_ask(const SimLockTag *tag, int mode, bool may_wait)
 	/* The same mode once more: nothing to ask. */
 	if (lock->held[self->procno][mode] > 0)
 	{
-		lock->held[self->procno][mode]++;
+		hold(lock, self->procno, mode);
 		return SIM_LOCK_GRANTED;
 	}
 
@@ -199,7 +201,7 @@ sim_lock_ask(const SimLockTag *tag, int mode, bool may_wait)
 	if (!mask_conflicts(ahead, mode) &&
 		!held_against(self->server, lock, self->procno, mode))
 	{
-		lock->held[self->procno][mode]++;
+		hold(lock, self->procno, mode);
 		return SIM_LOCK_GRANTED;
 	}
 	if (!may_wait)
@@ -258,6 +260,7 @@ sim_lock_release(const SimLockTag *tag, int mode)
 		sim_panic("a lock is released that is not held");
 	if (--lock->held[sim_self->procno][mode] > 0)
 		return;
+	lock->masks[sim_self->procno] &= ~(1 << mode);
 	wake_queue(sim_self->server, lock);
 	forget_if_unused(sim_self->server, lock);
 }
@@ -276,6 +279,7 @@ sim_lockmgr_forget(SimProc *proc)
 		Lock	   *next = lock->next;
 
 		memset(lock->held[proc->procno], 0, sizeof(lock->held[proc->procno]));
+		lock->masks[proc->procno] = 0;
 		wake_queue(proc->server, lock);
 		forget_if_unused(proc->server, lock);
 		lock = next;

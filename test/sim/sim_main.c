@@ -20,7 +20,7 @@
 static const char *const fault_names[SIM_NFAULTS] = {
 	"network", "partition", "members", "pause", "worker", "crash", "cancel",
 	"clock", "restore", "hand", "space", "watches",
-	"auth", "break", "shutdown", "slow"
+	"auth", "break", "shutdown", "slow", "late", "repeat", "refuse"
 };
 
 static double
@@ -35,7 +35,7 @@ wall(void)
 static const char *
 faults_text(int faults)
 {
-	static char text[200];
+	static char text[300];
 
 	text[0] = '\0';
 	for (int i = 0; i < SIM_NFAULTS; i++)
@@ -88,6 +88,10 @@ typedef struct Options
 	int			max_faults;
 	int			crossed;		/* -1: by seed */
 	int			modes;			/* likewise */
+	int			busy;
+	int			hasty;
+	int			one_endpoint;
+	int			net_delay;
 	int			lease_ttl;
 	bool		fair;
 } Options;
@@ -116,6 +120,14 @@ make_plan(SimPlan *plan, uint64_t seed, const Options *options)
 		plan->crossed = options->crossed != 0;
 	if (options->modes >= 0)
 		plan->modes = options->modes != 0;
+	if (options->busy >= 0)
+		plan->busy = options->busy != 0;
+	if (options->hasty >= 0)
+		plan->hasty = options->hasty != 0;
+	if (options->one_endpoint >= 0)
+		plan->one_endpoint = options->one_endpoint != 0;
+	if (options->net_delay > 0)
+		plan->net_delay = options->net_delay;
 	if (options->lease_ttl > 0)
 		plan->lease_ttl = options->lease_ttl;
 }
@@ -169,14 +181,15 @@ run_in_child(const SimPlan *plan)
 static const char *
 plan_text(const SimPlan *plan)
 {
-	static char text[512];
+	static char text[700];
 
 	snprintf(text, sizeof(text), "--seed %" PRIu64 " --seconds %" PRId64
 			 " --servers %d --sessions %d --names %d --foreign %d --faults %s --max-faults %d --crossed %d"
-			 " --modes %d --lease-ttl %d",
+			 " --modes %d --busy %d --hasty %d --one-endpoint %d --net-delay %d --lease-ttl %d",
 			 plan->seed, plan->seconds, plan->nservers, plan->nsessions, plan->nnames,
 			 plan->nforeign, faults_text(plan->faults), plan->max_faults,
-			 plan->crossed, plan->modes, plan->lease_ttl);
+			 plan->crossed, plan->modes, plan->busy, plan->hasty, plan->one_endpoint,
+			 plan->net_delay, plan->lease_ttl);
 	return text;
 }
 
@@ -268,6 +281,10 @@ usage(void)
 			"                  %s\n"
 			"  --crossed 0|1   likewise: locks are taken in any order, and deadlocks arise\n"
 			"  --modes 0|1     likewise: sessions take both modes of a lock\n"
+			"  --busy 0|1      likewise: many short transactions under each lock\n"
+			"  --hasty 0|1     likewise, with --crossed 1: waits end soon, and begin anew\n"
+			"  --one-endpoint 0|1  likewise: each server knows one member only\n"
+			"  --net-delay N   likewise: microseconds that a message takes, at most as a rule\n"
 			"  --lease-ttl N   likewise\n",
 			faults_text(SIM_ALL_FAULTS));
 	exit(2);
@@ -291,6 +308,10 @@ main(int argc, char **argv)
 		{"crossed", required_argument, NULL, 7},
 		{"modes", required_argument, NULL, 8},
 		{"lease-ttl", required_argument, NULL, 9},
+		{"busy", required_argument, NULL, 10},
+		{"hasty", required_argument, NULL, 11},
+		{"one-endpoint", required_argument, NULL, 12},
+		{"net-delay", required_argument, NULL, 13},
 		{"quiet", no_argument, NULL, 'q'},
 		{"minimise", no_argument, NULL, 'm'},
 		{"until-found", no_argument, NULL, 'u'},
@@ -298,7 +319,7 @@ main(int argc, char **argv)
 		{NULL, 0, NULL, 0}
 	};
 	Options		options = {.seconds = -1,.nforeign = -1,.faults = -1,.max_faults = -1,.crossed = -1,
-	.modes = -1};
+	.modes = -1,.busy = -1,.hasty = -1,.one_endpoint = -1};
 	uint64_t	seed = (uint64_t) time(NULL) * 1000;
 	int64_t		runs = 1;
 	double		limit = 0;
@@ -371,6 +392,18 @@ main(int argc, char **argv)
 				break;
 			case 9:
 				options.lease_ttl = atoi(optarg);
+				break;
+			case 10:
+				options.busy = atoi(optarg);
+				break;
+			case 11:
+				options.hasty = atoi(optarg);
+				break;
+			case 12:
+				options.one_endpoint = atoi(optarg);
+				break;
+			case 13:
+				options.net_delay = atoi(optarg);
 				break;
 			default:
 				usage();

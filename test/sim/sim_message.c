@@ -253,11 +253,14 @@ sim_copy_txn(const EtcdTxnResult *from, EtcdTxnResult *to)
 		sim_copy_op(&from->results[i], &to->results[i]);
 }
 
+/* Its keys' names stay where they are, as in a real response. */
 void
 sim_copy_lease(const EtcdLeaseResult *from, EtcdLeaseResult *to)
 {
 	*to = *from;
-	to->keys = copy_kvs(from->keys, from->nkeys);
+	to->keys = zeroed(from->nkeys, sizeof(EtcdKeyName));
+	if (from->nkeys > 0)
+		memcpy(to->keys, from->keys, from->nkeys * sizeof(EtcdKeyName));
 }
 
 void
@@ -309,7 +312,9 @@ sim_answer_free(SimAnswer *answer)
 			case SIM_LEASE_GRANT:
 			case SIM_LEASE_KEEPALIVE:
 			case SIM_LEASE_TIMETOLIVE:
-				free_kvs(answer->of.lease.keys, answer->of.lease.nkeys);
+				for (int i = 0; i < answer->of.lease.nkeys; i++)
+					free((char *) answer->of.lease.keys[i].key);
+				free(answer->of.lease.keys);
 				break;
 			case SIM_AUTHENTICATE:
 				free(answer->of.auth.token);
@@ -413,7 +418,7 @@ const char *
 sim_ask_text(const SimAsk *ask)
 {
 	static const char *const names[] = {
-		"range", "txn", "grant", "revoke", "keepalive", "timetolive", "leases",
+		"range", "txn", "grant", "revoke", "keepalive", "timetolive",
 		"status", "authenticate", "watch", "unwatch", "connect"
 	};
 
@@ -497,7 +502,9 @@ sim_answer_text(const SimAnswer *answer)
 		case SIM_LEASE_TIMETOLIVE:
 			say("term %" PRIu64 " ttl %" PRId64, answer->of.lease.header.raft_term,
 				answer->of.lease.ttl);
-			say_kvs(answer->of.lease.keys, answer->of.lease.nkeys);
+			for (int i = 0; i < answer->of.lease.nkeys; i++)
+				say(" %.*s", (int) answer->of.lease.keys[i].key_len,
+					answer->of.lease.keys[i].key);
 			break;
 		case SIM_WATCH_CREATE:
 		case SIM_WATCH_CANCEL:

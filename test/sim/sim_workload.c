@@ -31,12 +31,15 @@ const char *sim_names[SIM_MAX_NAMES];
 typedef struct Doing
 {
 	int64_t		since;			/* of a statement that may wait; 0: none */
-	char		what[64];
+	const char *what;			/* the statement, and its argument, in full only if
+								 * somebody reads it; NULL: none */
+	const char *argument;
 	int			name;			/* that it is about; -1: none */
-	int64_t		ended[SIM_MAX_NAMES];	/* when it last had to do with each */
 	int			tick_name;		/* of the transaction about a tick; -1: none */
 	int64_t		tick;
 	bool		leaves;			/* its client goes, whatever it holds */
+	int			has[SIM_MAX_NAMES]; /* modes in which it has each lock, lost or not */
+	int64_t		had[SIM_MAX_NAMES]; /* when it last had it */
 } Doing;
 
 static Doing doing[SIM_MAX_SERVERS][SIM_MAX_PROCS];
@@ -56,22 +59,54 @@ sim_waits_since(const SimProc *proc)
 const char *
 sim_waits_for(const SimProc *proc)
 {
-	return doing_of(proc)->what;
+	static char text[100];
+	const Doing *d = doing_of(proc);
+
+	snprintf(text, sizeof(text), "%s(%s)", d->what != NULL ? d->what : "",
+			 d->argument != NULL ? d->argument : "");
+	return text;
 }
 
-/* Has another session of this server had to do with the name since then? */
+static int
+find_name(const char *text)
+{
+	for (int name = 0; name < SIM_MAX_NAMES; name++)
+	{
+		if (strcmp(sim_names[name], text) == 0)
+			return name;
+	}
+	return -1;
+}
+
+void
+sim_hold_begins(const char *text)
+{
+	int			name = find_name(text);
+
+	if (name >= 0)
+		doing_of(sim_self)->has[name]++;
+}
+
+void
+sim_hold_ends(const char *text)
+{
+	int			name = find_name(text);
+
+	if (name < 0)
+		return;
+	doing_of(sim_self)->has[name]--;
+	doing_of(sim_self)->had[name] = sim_now();
+}
+
+/* Has another session of this server had the lock since then? */
 bool
-sim_others_about(const SimProc *proc, int name, int64_t since)
+sim_others_had(const SimProc *proc, int name, int64_t since)
 {
 	for (int i = 1; i < proc->server->nprocs; i++)
 	{
-		const SimProc *other = &proc->server->procs[i];
-		const Doing *d = doing_of(other);
+		const Doing *d = doing_of(&proc->server->procs[i]);
 
-		if (i != proc->procno &&
-			((other->alive && d->since != 0 && (d->name == name || d->name < 0)) ||
-			 d->ended[name] >= since ||
-			 sim_check_holds(other, name, true) || sim_check_holds(other, name, false)))
+		if (i != proc->procno && (d->has[name] > 0 || d->had[name] >= since))
 			return true;
 	}
 	return false;
@@ -128,7 +163,8 @@ begin_doing(SimProc *proc, const char *what, const char *name)
 
 	d->since = sim_now();
 	d->name = -1;
-	snprintf(d->what, sizeof(d->what), "%s(%s)", what, name != NULL ? name : "");
+	d->what = what;
+	d->argument = name;
 	sim_counts.statements++;
 }
 
@@ -139,22 +175,18 @@ end_doing(SimProc *proc, const SimResult *result)
 
 	sim_counts.waited += sim_now() - d->since;
 	d->since = 0;
-
-	/* what is about no name may have ended anything */
-	for (int i = 0; d->name < 0 && i < SIM_MAX_NAMES; i++)
-		d->ended[i] = sim_now();
 	if (!result->ok)
 	{
 		sim_counts.errors++;
 		if (tells_of_loss(result) && sim_check_lossless())
 			sim_violation("%s has lost a lock without a fault by which it could: %s in %s: %s",
-						  sim_proc_name(proc), result->sqlstate, d->what, result->message);
+						  sim_proc_name(proc), result->sqlstate, sim_waits_for(proc), result->message);
 		if (!is_expected(result->sqlstate))
 			sim_violation("%s: unexpected error %s in %s: %s", sim_proc_name(proc),
-						  result->sqlstate, d->what, result->message);
+						  result->sqlstate, sim_waits_for(proc), result->message);
 	}
 	else
-		sim_trace("%s = %s%" PRId64, d->what, result->is_null ? "null " : "", result->value);
+		sim_trace("%s = %s%" PRId64, sim_waits_for(proc), result->is_null ? "null " : "", result->value);
 }
 
 static void
@@ -190,8 +222,6 @@ call(SimProc *proc, const char *function, int name, SimCommand command, SimResul
 	if (strncmp(doing_of(proc)->what, "unlock", 6) == 0)
 		sim_check_unlock(proc, doing_of(proc)->since);
 	end_doing(proc, result);
-	if (name >= 0)
-		doing_of(proc)->ended[name] = sim_now();
 	return result->ok;
 }
 
@@ -359,7 +389,9 @@ discard_all(SimProc *proc)
 static void
 hold_on(SimProc *proc)
 {
-	if (sim_faults_on && (sim_plan.faults & FAULT_SLOW) != 0 && one_in(8))
+	bool		late = (sim_plan.faults & FAULT_LATE) != 0;
+
+	if (sim_faults_on && (late || (sim_plan.faults & FAULT_SLOW) != 0) && one_in(late ? 3 : 8))
 		think(proc, 2 * sim_plan.lease_ttl * SIM_SECOND);
 }
 
@@ -471,6 +503,8 @@ claim_tick(SimProc *proc)
 		SimCommand	none = {0};
 
 		sim_check_tick(name, tick, result.value != 0, began);
+		if (result.value == 0)
+			sim_check_tick_refused(proc);
 		if (result.value && call(proc, "etcd_lock_sql_token", name, none, &result) && !result.is_null)
 			sim_check_granted(proc, name, true, result.value);
 	}
@@ -578,6 +612,88 @@ call_wait(SimProc *proc)
 			sim_check_granted(proc, name, true, result.value);
 		do_something(proc);
 	}
+	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
+}
+
+/* Short transactions under a lock, as whoever works a queue off has them. */
+static void
+work_off(SimProc *proc)
+{
+	int			name = pick(sim_plan.nnames);
+	bool		exclusive = !one_in(4);
+	int			n = 5 + pick(100);
+	SimCommand	none = {0};
+	SimResult	result;
+
+	if (!acquire(proc, name, exclusive, true, one_in(3), some_wait()))
+		n = 0;
+	for (int i = 0; i < n; i++)
+	{
+		bool		block = one_in(3);
+		SimCommand	update = {.statement = one_in(6) ? SIM_UPDATE_FOREIGN : SIM_UPDATE};
+
+		if (block)
+			statement(proc, proc->image->begin, "begin");
+		if (block && one_in(4) && !proc->image->failed())
+			(void) acquire(proc, pick(sim_plan.nnames), one_in(2), false, true, 0);
+		if (proc->image->failed())
+			break;
+		begin_doing(proc, "update", NULL);
+		proc->image->execute(&update, &result);
+		end_doing(proc, &result);
+		if (!result.ok)
+			break;
+		if (block)
+			commit(proc);
+	}
+	if (proc->image->in_transaction())
+		statement(proc, proc->image->rollback, "rollback");
+	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
+}
+
+/* Tries again and again until the lock can be had. */
+static void
+poll_lock(SimProc *proc)
+{
+	int			name = pick(sim_plan.nnames);
+	bool		exclusive = one_in(4);
+	int			n = 3 + pick(20);
+	SimCommand	none = {0};
+	SimResult	result;
+
+	while (n-- > 0 && !acquire(proc, name, exclusive, true, true, 0))
+		think(proc, 20 * SIM_MS);
+	if (one_in(2))
+		do_something(proc);
+	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
+}
+
+/*
+ * Has a lock, and waits for others: without end, or again and again for a little longer than
+ * it takes until a deadlock is looked for.  So most of what looks like a cycle was never
+ * there in one moment.
+ */
+static void
+hasty(SimProc *proc)
+{
+	SimCommand	none = {0};
+	SimResult	result;
+	int			name = pick(sim_plan.nnames);
+	bool		patient = one_in(3);
+	int			n = 1 + pick(patient ? 2 : 6);
+
+	proc->image->set_lock_timeout(sim_plan.deadlock_timeout * (1 + pick(3)));
+	if (acquire(proc, name, true, true, false, 0))
+	{
+		for (int i = 0; i < n; i++)
+		{
+			proc->image->set_lock_timeout(patient ? 0 : sim_plan.deadlock_timeout +
+										  pick(2 * sim_plan.deadlock_timeout));
+			(void) acquire(proc, pick(sim_plan.nnames), !one_in(4), true, false, 0);
+			think(proc, sim_plan.deadlock_timeout * SIM_MS);
+		}
+	}
+	proc->image->set_lock_timeout(0);
 	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 }
 
@@ -697,6 +813,18 @@ sim_session_body(SimProc *proc)
 	{
 		if (sim_faults_on && (sim_plan.faults & FAULT_BREAK) && one_in(20))
 			break_lock(proc);
+		if ((sim_plan.busy || sim_plan.hasty) && !one_in(8))
+		{
+			if (!sim_plan.busy || (sim_plan.hasty && one_in(2)))
+				hasty(proc);
+			else if (one_in(3))
+				poll_lock(proc);
+			else
+				work_off(proc);
+			doing_of(proc)->leaves |= one_in(200);
+			think(proc, one_in(50) ? 100 * SIM_MS : 2 * SIM_MS);
+			continue;
+		}
 		if ((sim_plan.crossed && one_in(2)) || (sim_plan.modes && one_in(3)))
 		{
 			if (sim_plan.modes && (!sim_plan.crossed || one_in(3)))
@@ -805,10 +933,10 @@ is_first(const Foreign *f)
 		snprintf(prefix, sizeof(prefix), "%s/write", sim_names[f->name]);
 	else
 		snprintf(prefix, sizeof(prefix), "%s/", sim_names[f->name]);
-	for (int i = 0; i < sim_etcd_nkeys(sim_cluster_state()); i++)
+	for (int i = 0; i < sim_etcd_nlive(sim_cluster_state()); i++)
 	{
-		if (sim_etcd_key(sim_cluster_state(), i, &kv) &&
-			strncmp(kv.key, prefix, strlen(prefix)) == 0 &&
+		sim_etcd_live(sim_cluster_state(), i, &kv);
+		if (strncmp(kv.key, prefix, strlen(prefix)) == 0 &&
 			(f->kind == 0 ? kv.create_revision : kv.mod_revision) < f->create_revision)
 			first = false;
 	}
@@ -914,7 +1042,11 @@ sim_workload_forget(SimProc *proc)
 
 	/* whatever it had to do with, it had until now */
 	for (int i = 0; i < SIM_MAX_NAMES; i++)
-		d->ended[i] = sim_now();
+	{
+		if (d->has[i] > 0)
+			d->had[i] = sim_now();
+		d->has[i] = 0;
+	}
 	d->since = 0;
 	if (d->tick_name >= 0)
 		sim_check_tick_ended(d->tick_name, d->tick, false);

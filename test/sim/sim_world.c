@@ -106,6 +106,12 @@ sim_may_interrupt(void)
 }
 
 void
+sim_epoch_ends(void)
+{
+	sim_check_epoch_ended(sim_self->server);
+}
+
+void
 sim_wrong(const char *what)
 {
 	sim_violation("%s: %s", sim_proc_name(sim_self), what);
@@ -383,6 +389,61 @@ slow_down(void)
 }
 
 static void
+cut_off_late(void *arg)
+{
+	cut_off_later(arg);
+	sim_net_slow((int) (intptr_t) arg, 0);
+}
+
+static void
+await_renewal(void *arg)
+{
+	if (sim_faults_on)
+		sim_net_await_renewal((int) (intptr_t) arg, cut_off_late, arg);
+}
+
+/* If it was not renewed any more. */
+static void
+give_up_late(void *arg)
+{
+	int			server = (int) (intptr_t) arg;
+
+	sim_net_await_renewal(server, NULL, NULL);
+	sim_net_slow(server, 0);
+}
+
+/*
+ * A server is cut off just when it has been told that its lease was renewed, and has the
+ * least right to count on that: the answer took long, or came from a leader that hung
+ * until there was another one.
+ */
+static void
+late_renewal(void)
+{
+	int64_t		ttl = sim_plan.lease_ttl * SIM_SECOND;
+	int64_t		until = sim_now() + random_between(3 * SIM_SECOND, ttl);
+	int			server = 1 + below(sim_nservers);
+
+	if (sim_now() < slow_not_before)
+		return;
+	slow_not_before = sim_now() + 4 * ttl;
+	if (sim_plan.one_endpoint && sim_cluster_has_leader() && below(2) == 0)
+	{
+		/* one that knows no other member */
+		while ((server - 1) % sim_cluster_nmembers() != sim_cluster_leader() && server > 1)
+			server--;
+		sim_member_hang(sim_cluster_leader(), until);
+		sim_at(until, await_renewal, (void *) (intptr_t) server);
+	}
+	else
+	{
+		sim_net_slow(server, random_between(ttl / 40, ttl / 10));
+		sim_at(sim_now() + random_between(1, ttl / 2), await_renewal, (void *) (intptr_t) server);
+	}
+	sim_at(sim_now() + 2 * ttl, give_up_late, (void *) (intptr_t) server);
+}
+
+static void
 stale_answers(void)
 {
 	int64_t		until = sim_now() + random_between(2 * SIM_SECOND, 5 * SIM_SECOND);
@@ -449,6 +510,39 @@ pause_something(void)
 	}
 }
 
+/* The server goes on, so its worker ends at once, and leaves the rest to the next one. */
+typedef struct Ending
+{
+	SimProc    *proc;
+	int			pid;
+} Ending;
+
+static void
+check_ended(void *arg)
+{
+	Ending	   *ending = arg;
+	SimProc    *proc = ending->proc;
+
+	if (proc->alive && proc->pid == ending->pid && !proc->server->stopping)
+		sim_violation("%s goes on for a second after SIGTERM", sim_proc_name(proc));
+	free(ending);
+}
+
+static void
+expect_end(SimProc *worker)
+{
+	Ending	   *ending;
+
+	/* it may stand still, or not be there yet */
+	if ((sim_plan.faults & (FAULT_PAUSE | FAULT_CLOCK)) != 0 ||
+		sim_now() - worker->started_at < SIM_SECOND)
+		return;
+	ending = malloc(sizeof(Ending));
+	ending->proc = worker;
+	ending->pid = worker->pid;
+	sim_at(sim_now() + SIM_SECOND, check_ended, ending);
+}
+
 static void
 end_worker(void)
 {
@@ -457,6 +551,7 @@ end_worker(void)
 	if (!worker->alive)
 		return;
 	sim_trace("== SIGTERM for %s", sim_proc_name(worker));
+	expect_end(worker);
 	sim_send_signal(worker, SIGTERM);
 }
 
@@ -670,7 +765,8 @@ one_fault(void)
 		{FAULT_SPACE, run_out_of_space},
 		{FAULT_AUTH, trouble_with_rights},
 		{FAULT_SHUTDOWN, shut_down},
-		{FAULT_SLOW, slow_down}
+		{FAULT_SLOW, slow_down},
+		{FAULT_LATE, late_renewal}
 	};
 	int			enabled[SIM_NFAULTS];
 	int			n = 0;
@@ -715,6 +811,14 @@ set_net_faults(bool on)
 		sim_net_faults.slow = 100;
 		sim_net_faults.refused = 400;
 	}
+	if (sim_plan.faults & FAULT_REPEAT)
+	{
+		sim_net_faults.loss = 60;
+		sim_net_faults.twice = 8;
+		sim_net_faults.slow = 60;
+	}
+	if (sim_plan.faults & FAULT_REFUSE)
+		sim_net_faults.refused = 25;
 	if (sim_plan.faults & FAULT_WATCHES)
 	{
 		sim_net_faults.stalled_watch = 30;
@@ -740,6 +844,7 @@ end_faults(void)
 	for (int s = 0; s < sim_nservers; s++)
 	{
 		sim_net_slow(sim_servers[s].number, 0);
+		sim_net_await_renewal(sim_servers[s].number, NULL, NULL);
 		sim_servers[s].frozen_until = 0;
 		for (int p = 0; p < sim_servers[s].nprocs; p++)
 			sim_servers[s].procs[p].frozen_until = 0;
@@ -756,7 +861,8 @@ void
 sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 {
 	SimRandom	r = {seed ^ UINT64_C(0x5EED)};
-	SimRandom	later = {seed ^ UINT64_C(0x1A7E)};	/* what was added later */
+	SimRandom	later = {seed ^ UINT64_C(0x1A7E)};	/* what was added later, */
+	SimRandom	latest = {seed ^ UINT64_C(0x1A7E57)};	/* and still later */
 
 	memset(plan, 0, sizeof(*plan));
 	plan->seed = seed;
@@ -798,6 +904,13 @@ sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 	plan->modes = sim_random_one_in(&later, 4);
 	if (plan->faults != 0 && sim_random_one_in(&later, 6))
 		plan->faults |= FAULT_SLOW;
+	for (int i = 0; plan->faults != 0 && i < 3; i++)
+	{
+		if (sim_random_one_in(&latest, 8))
+			plan->faults |= FAULT_LATE << i;
+	}
+	plan->busy = sim_random_one_in(&latest, 4);
+	plan->hasty = plan->crossed && sim_random_one_in(&latest, 3);
 }
 
 /* The settings' defaults, and nothing fails. */
@@ -807,7 +920,7 @@ sim_plan_fair(SimPlan *plan, uint64_t seed)
 	memset(plan, 0, sizeof(*plan));
 	plan->seed = seed;
 	plan->fair = true;
-	plan->seconds = 60;
+	plan->seconds = 180;		/* each of 100 servers has its turn 18 times */
 	plan->nservers = 100;
 	plan->nsessions = 1;
 	plan->nnames = 1;
@@ -833,6 +946,22 @@ sim_run_time(void)
 }
 
 static uint64_t checks_at;
+static int64_t next_look;
+
+/*
+ * Watches that have stalled stay so, and where connections were cut off in silence it takes
+ * a while until that is noticed.
+ */
+static void
+look_who_is_served(void)
+{
+	int			soon_over = FAULT_WORKER | FAULT_CRASH | FAULT_CANCEL | FAULT_AUTH | FAULT_BREAK |
+		FAULT_SHUTDOWN | FAULT_REFUSE;
+
+	next_look = sim_now() + SIM_SECOND / 5;
+	if (!sim_plan.fair && (sim_plan.faults & ~soon_over) == 0 && (sim_plan.faults == 0 || sim_faults_over_at != 0))
+		sim_check_served();
+}
 
 static void
 after_event(void)
@@ -840,6 +969,9 @@ after_event(void)
 	/* a belief may come back without a grant; so look now and then */
 	if (++checks_at % 256 == 0)
 		sim_check_now();
+	sim_deadlock_after_event();
+	if (sim_now() >= next_look)
+		look_who_is_served();
 }
 
 static bool
@@ -940,6 +1072,7 @@ sim_run(const SimPlan *plan)
 	slow_not_before = 0;
 	faults_left = plan->max_faults;
 	checks_at = 0;
+	next_look = 0;
 	sim_net_delay = plan->net_delay;
 
 	sim_kernel_start(plan->seed);

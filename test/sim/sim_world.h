@@ -34,10 +34,13 @@ typedef enum SimFault
 	FAULT_AUTH = 1 << 12,		/* tokens are forgotten, logins and keys refused */
 	FAULT_BREAK = 1 << 13,		/* etcd_lock_break() */
 	FAULT_SHUTDOWN = 1 << 14,	/* servers are shut down and started again */
-	FAULT_SLOW = 1 << 15		/* a server's network is slow, and then cut off */
+	FAULT_SLOW = 1 << 15,		/* a server's network is slow, and then cut off */
+	FAULT_LATE = 1 << 16,		/* it is cut off when its lease was just renewed, late */
+	FAULT_REPEAT = 1 << 17,		/* many answers are lost, and requests applied again */
+	FAULT_REFUSE = 1 << 18		/* many requests are refused */
 } SimFault;
 
-#define SIM_NFAULTS			16
+#define SIM_NFAULTS			19
 #define SIM_ALL_FAULTS		((1 << SIM_NFAULTS) - 1)
 
 typedef struct SimPlan
@@ -68,6 +71,8 @@ typedef struct SimPlan
 	bool		crossed;		/* sessions take locks and rows in any order,
 								 * and wait for them without end */
 	bool		modes;			/* sessions take both modes of a lock, in any order */
+	bool		busy;			/* many short transactions under each lock */
+	bool		hasty;			/* waits end soon, and begin anew; with crossed */
 	bool		fair;			/* all sessions want one name, again and again */
 } SimPlan;
 
@@ -108,7 +113,6 @@ extern int64_t sim_run_time(void);	/* virtual, since the beginning */
 /* workload.c */
 extern void sim_session_body(SimProc *proc);
 extern void sim_workload_forget(SimProc *proc);
-extern bool sim_others_about(const SimProc *proc, int name, int64_t since);
 extern void sim_workload_count(uint64_t *grants);	/* of each server, since the last
 													 * call; plan.fair */
 extern void sim_names_start(int n);	/* so many of them are in use */
@@ -117,6 +121,7 @@ extern void sim_foreign_stop(void);
 extern void sim_foreign_reset(void);
 extern int	sim_foreign_holders(int name, bool *exclusive);
 extern int64_t sim_waits_since(const SimProc *proc);	/* 0: it does not wait */
+extern bool sim_others_had(const SimProc *proc, int name, int64_t since);
 extern const char *sim_waits_for(const SimProc *proc);
 
 /* checks.c */
@@ -138,6 +143,9 @@ extern bool sim_check_lossless(void);	/* no fault is such that a lock may be los
 extern void sim_check_went_down(SimServer *server, bool same_boot);
 extern void sim_check_refused(SimProc *proc, int name, int64_t since);
 extern void sim_check_keys(void);	/* etcd has changed */
+extern void sim_check_epoch_ended(const SimServer *server);
+extern void sim_check_served(void);	/* to be called now and then */
+extern void sim_check_tick_refused(SimProc *proc);
 extern void sim_check_idle(void);	/* nobody wants anything from here on */
 extern void sim_check_restored(void);
 extern void sim_check_deletes(int by, const char *key, size_t len, bool whole_lease);
@@ -145,5 +153,6 @@ extern bool sim_check_holds(const SimProc *proc, int name, bool exclusive);
 
 /* sim_deadlock.c */
 extern void sim_deadlock_start(void);
+extern void sim_deadlock_after_event(void);
 
 #endif							/* SIM_WORLD_H */

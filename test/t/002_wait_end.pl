@@ -34,8 +34,8 @@ my @ends = (
 	},
 	{
 		name => 'wait argument',
-		wait => "SELECT etcd_try_lock('/wait', interval '300 ms')",
-		after => 0.3,
+		wait => "SELECT etcd_try_lock('/wait', interval '1 s')",
+		after => 1,
 		ends => 'f'
 	},
 	{

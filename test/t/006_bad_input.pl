@@ -340,5 +340,26 @@ SQL
 }
 $plain->stop;
 
+# A server that ignored one of these would use the default, and perhaps another etcd.
+$there->stop;
+foreach (
+	[ 'etcd_lock.endpoints', '127.0.0.1:2379', qr/DETAIL:.*Element 1 is not of the form/ ],
+	[ 'Etcd_Lock.Namespace', 'jobs', qr/DETAIL:.*must end in a slash/ ],
+	[ 'etcd_lock.cluster_id', '0xa', qr/DETAIL:.*hexadecimal/ ],
+	[ 'etcd_lock.lease_ttl', '1s', qr/1 s is outside the valid range/ ],
+	[ 'etcd_lock.commit_guard', 'none', qr/HINT:.*Available values/ ])
+{
+	my ($setting, $value, $reason) = @$_;
+	my $log_offset = -s $there->logfile;
+	my $conf = slurp_file($there->data_dir . '/postgresql.conf');
+	$there->append_conf('postgresql.conf', "$setting = '$value'\n");
+	ok(!$there->start(fail_ok => 1), "$setting = $value: the server does not start");
+	my $log = slurp_file($there->logfile, $log_offset);
+	like($log, qr/FATAL:.*parameter "\Q$setting\E"/i, "$setting = $value: said");
+	like($log, $reason, "$setting = $value: with the reason");
+	unlink $there->data_dir . '/postgresql.conf';
+	append_to_file($there->data_dir . '/postgresql.conf', $conf);
+}
+
 $_->quit foreach $session, $neighbour;
 finish($etcd, $here, $there);

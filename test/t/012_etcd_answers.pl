@@ -161,6 +161,33 @@ foreach my $end ('lock_timeout', 'the end of the session')
 	diag sprintf '%-50s found and deleted after %.2f s', "$name:", time - $begin;
 }
 
+# Nor does the next worker wait for its list of keys to find what the last one has sent.
+{
+	my $name = 'put comes after the end of the worker';
+	my @took;
+	foreach my $round (1 .. 4)
+	{
+		$proxy->rules({ %put, name => "$name $round", do => 'delay', ms => 3000, times => 1 });
+		my $giver_up = session($here);
+		my $since = revision();
+		my $worker = worker_pid($here);
+		$giver_up->send($lock);
+		wait_until('it is sent', sub { $proxy->hits("$name $round") });
+		$here->safe_psql('postgres', 'SELECT pg_terminate_backend(' . $giver_up->pid . ', 2000)');
+		kill 'TERM', $worker;
+		wait_until('there is another worker', sub { my $new = worker_pid($here); $new && $new != $worker });
+		wait_until('the key comes', sub { key_has_come($since) });
+		my $begin = time;
+		other_gets_it($name, 3 * $keepalive + 10);
+		push @took, time - $begin;
+		$proxy->rules;
+		$giver_up->quit;
+	}
+	# Two of four are enough: if a worker has given up the request itself, only the list shows its key.
+	cmp_ok((sort { $a <=> $b } @took)[1], '<', 0.7, "$name: found soon");
+	diag sprintf '%-50s found and deleted after %.2f s, %.2f s, %.2f s, %.2f s', "$name:", @took;
+}
+
 # The same put once more, after the key has been deleted.
 {
 	my $name = 'put comes again after the unlock';
@@ -192,6 +219,28 @@ foreach my $end ('lock_timeout', 'the end of the session')
 $proxy->rules;
 is_left_clean($etcd, $here, $there);
 is(leases(), $leases, 'nothing of this has cost a lease');
+
+# A break does not take the answer to another request for one to its own.
+{
+	my $token = $other->query($lock);
+	is($session->query("SELECT etcd_lock_break('/another', $token)"), 'f', 'another name: nothing to break');
+	my $name = 'a break with the answer to another request';
+	my $result;
+
+	# An answer without keys that came just before cannot be told from one to this request.
+	foreach my $attempt (1 .. 5)
+	{
+		$session->query("SELECT etcd_lock('/another'), etcd_unlock('/another')");
+		$proxy->rules({ path => '^/v3/kv/range$', body => 'L25hbWUv', name => "$name, $attempt", do => 'stale_answer', times => 1 });
+		$result = $session->try("SELECT etcd_lock_break('/name', $token)");
+		is($proxy->hits("$name, $attempt"), 1, "$name: the proxy has done it");
+		last if $result->{sqlstate} ne '';
+		$proxy->rules;
+	}
+	is("$result->{out}|$result->{sqlstate}", '|38000', "$name: an error");
+	$proxy->rules;
+	is($other->query($unlock), 't', "$name: the lock was not broken");
+}
 
 #
 # Many of them
@@ -309,8 +358,93 @@ foreach my $case (
 	$proxy->rules;
 	$proxy->reset;
 }
+# A waiter whose place is gone, and that gets no other one, does not know who has the lock.
+{
+	my $name = 'without a place';
+	$other->query($lock);
+	$session->send("SELECT etcd_try_lock('/name', '5 s')");
+	wait_until("$name: it waits", sub { $etcd->keys('/name/') == 2 });
+	my $lease = $here->safe_psql('postgres', 'SELECT lease FROM etcd_lock_status');
+	my ($place) = grep { m{/$lease-} } $etcd->keys('/name/');
+	$proxy->rules({ %put, do => 'hold' });
+	$etcd->delete($place);
+	my $result = $session->result;
+	is("$result->{out}|$result->{sqlstate}", '|08006', "$name: no \"false\"");
+	$proxy->rules;
+	$proxy->reset;
+	$other->query($unlock);
+}
+
+# A watch that has turned out to be silent is not relied on again.  The names are looked at at
+# different moments, so that without a look that is soon one of them waits for long.
+{
+	my $name = 'watch: known to be silent';
+	my $lease = $etcd->grant;
+	my @waiters = map { session($here) } 1 .. 6;
+	foreach my $i (0 .. $#waiters)
+	{
+		$etcd->put("/silent$i/$_", '', $lease) foreach 1, 2;
+		$waiters[$i]->send("SELECT etcd_lock('/silent$i') > 0");
+		wait_until("$name: it waits", sub { $etcd->keys("/silent$i/") == 3 });
+		sleep 0.5;
+	}
+	$proxy->rules({ path => '^/v3/watch$', name => 'silent', do => 'hold_answer' });
+	$etcd->delete("/silent$_/1") foreach 0 .. $#waiters;
+	sleep 6;
+	$etcd->delete("/silent$_/2") foreach 0 .. $#waiters;
+	my $begin = time;
+	is($_->result->{out}, 't', "$name: granted") foreach @waiters;
+	cmp_ok(time - $begin, '<', 1.5, "$name: by looking often");
+	diag sprintf '%-50s all granted after %.3f s', "$name:", time - $begin;
+	$_->query('SELECT etcd_unlock_all()') foreach @waiters;
+	$_->quit foreach @waiters;
+	$etcd->revoke($lease);
+	$proxy->rules;
+	$proxy->reset;
+}
 is_left_clean($etcd, $here, $there);
 is(leases(), $leases, 'nothing of this has cost a lease');
+
+# Many waits that end before their watches are acknowledged: these do not take memory
+# without bound, so the stream is given up after 10,000.
+{
+	my $name = 'watches that are never acknowledged';
+	my $n = 10;
+	$other->query("SELECT etcd_lock('/many/$_')") foreach 1 .. $n;
+	$proxy->rules({ path => '^/v3/watch$', name => $name, do => 'hold' });
+	$proxy->reset;
+	wait_until_locks_work($session);
+	my @sessions = map { session($here) } 1 .. $n;
+	my $begin = time;
+
+	# A wait may end before its watch is asked for, above all on a loaded machine: then
+	# the next ones are longer.
+	foreach my $round (1 .. 8)
+	{
+		my $ms = 10 * $round;
+		$_->query("SET lock_timeout = '${ms}ms'") foreach @sessions;
+		$sessions[ $_ - 1 ]->send(<<"END") foreach 1 .. $n;
+DO \$\$
+BEGIN
+  FOR i IN 1 .. 500 LOOP
+    BEGIN
+      PERFORM etcd_lock('/many/$_');
+    EXCEPTION WHEN lock_not_available THEN NULL;
+    END;
+  END LOOP;
+END \$\$;
+END
+		$_->result foreach @sessions;
+		last if $proxy->hits($name) > 1;
+	}
+	diag sprintf '%-50s %.1f s', "$name:", time - $begin;
+	cmp_ok($proxy->hits($name), '>', 1, "$name: another stream");
+	$_->quit foreach @sessions;
+	$proxy->rules;
+	$proxy->reset;
+	$other->query('SELECT etcd_unlock_all()');
+	wait_until_locks_work($session);
+}
 
 # A watch that is still open when nothing else gets through is given up: an etcd
 # that is being stopped waits for it.

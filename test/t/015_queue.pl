@@ -282,11 +282,11 @@ $etcd->delete('settings/');
 
 # Who we are, with odd names; in a database of another encoding.
 {
-	my $session = session($primary, db => 'latin1');
-	$session->query("SET client_encoding = 'UTF8'; CREATE ROLE \"r\xc3\xb6le \"\"'\\\\\" SUPERUSER");
-	$session->query(
-		"SET application_name = 'a\"\\\n\x01'; "
-		  . "SET SESSION AUTHORIZATION \"r\xc3\xb6le \"\"'\\\\\"; SELECT etcd_lock('/odd')");
+	my $creator = session($primary, db => 'latin1');
+	$creator->query("SET client_encoding = 'UTF8'; CREATE ROLE \"r\xc3\xb6le \"\"'\\\\\" LOGIN SUPERUSER");
+	$creator->quit;
+	my $session = session($primary, db => 'latin1', env => { PGUSER => "r\xf6le \"'\\\\" });
+	$session->query("SET client_encoding = 'UTF8'; SET application_name = 'a\"\\\n\x01'; SELECT etcd_lock('/odd')");
 	my ($odd) = $etcd->entries('/odd/');
 	my $who = eval { decode_json($odd->{value}) };
 	is(ref $who, 'HASH', 'odd names: the value is JSON');
@@ -628,6 +628,17 @@ SQL
 	is(join(' ', map { $_->result->{out} } @sessions[ 0 .. 2 ]),
 		't t t', 'the next worker answers');
 	$_->quit foreach @sessions;
+}
+
+# The user is the role that has logged in, as in pg_stat_activity, whatever it sets then.
+$primary->safe_psql('postgres', 'CREATE ROLE somebody SUPERUSER');
+{
+	my $session = session($primary);
+	$session->query("SET SESSION AUTHORIZATION somebody; SELECT etcd_lock('/who')");
+	is(queue($other, '/who', 'usename'), $user, 'the role that has logged in');
+	is($session->query("SELECT usename FROM etcd_locks WHERE name = '/who'"), $user, '... here, too');
+	$session->query("RESET SESSION AUTHORIZATION; SELECT etcd_unlock('/who')");
+	$session->quit;
 }
 
 $_->quit

@@ -241,6 +241,11 @@ sub nothing_is_lost
 		$result = $again->try("SELECT etcd_lock('/app/new') > 0");
 		is($result->{sqlstate}, $sqlstate, "$name: " . ($out ? 'locks' : 'no lock')) or diag($result->{err});
 		is($result->{out}, $out, "$name: as its roles allow");
+		if ($out)
+		{
+			$result = $again->try("SELECT etcd_lock('/forbidden/new')");
+			is($result->{sqlstate}, '42501', "$name: and no more") or diag($result->{out} . $result->{err});
+		}
 		$again->quit;
 	}
 	$session->quit;

@@ -298,6 +298,26 @@ sub set_db_size
 	$proxy->rules;
 }
 
+# What etcd says is UTF-8; a database may have another encoding.
+$here->safe_psql('postgres', "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+$here->safe_psql('latin', 'CREATE EXTENSION etcd_lock');
+$proxy->rules({
+	path => '/maintenance/status', do => 'edit_answer', match => '"version": ?"[^"]*"', with => '"version": "3.9.\u00fc"'
+});
+foreach my $view (qw(server_version|etcd_lock_status server_version|etcd_lock_endpoints))
+{
+	my ($column, $function) = split /\|/, $view;
+	ok( eval {
+			wait_until("$function in LATIN1", sub {
+				$here->reload;
+				sleep 0.2;
+				$here->safe_psql('latin', "SELECT $column = '3.9.' || chr(252) FROM $function()") eq 't';
+			}, 10);
+		},
+		"$function() in the database's encoding");
+}
+$proxy->rules;
+
 #
 # etcd is away: what is logged meanwhile
 #

@@ -287,12 +287,19 @@ sub refused
 	my $refused = 0;
 	foreach (1 .. 60)
 	{
+		my $began = time;
 		$what->();
+		my $released = time;
 		if ($other->query("SELECT etcd_try_lock('$name')") eq 't')
 		{
 			$other->query("SELECT etcd_unlock('$name')");
 		}
-		else { $refused++ }
+		else
+		{
+			$refused++;
+			diag sprintf 'refused: the release took %.3f s, the try %.3f s; in etcd: %s', $released - $began,
+			  time - $released, join ' ', $etcd->lock_keys;
+		}
 	}
 	return $refused;
 }

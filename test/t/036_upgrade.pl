@@ -66,7 +66,7 @@ sub works_between
 		my ($holder, $waiter) = @$pair;
 		my $token = $holder->query("SELECT etcd_lock('/between')");
 		is($waiter->query("SELECT etcd_try_lock('/between')"), 'f', "$name: exclusion");
-		is($waiter->query("SELECT etcd_try_lock('/between', wait => '100 ms')"),
+		is($waiter->query("SELECT etcd_try_lock('/between', wait => '1 s')"),
 			'f', "$name: ... with a wait");
 		is($waiter->query("SELECT etcd_try_lock(1, 1), etcd_unlock(1, 1)"), 't|t', "$name: keys");
 		$waiter->send("SELECT etcd_lock('/between')");

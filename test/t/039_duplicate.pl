@@ -119,6 +119,19 @@ is($pinned->try("SET lock_timeout = '3s'; SELECT etcd_try_lock('/pinned')")->{sq
 	1, 'another one: no lock');
 wait_until('it says why', sub { $standby->safe_psql('postgres', 'SELECT last_error FROM etcd_lock_status') =~ /belongs to etcd cluster/ });
 is(scalar $second->left_keys, 0, 'nothing is put there');
+
+# Nor does a session wait longer than it wants to until the server knows whether it is a copy.
+$standby->safe_psql('postgres', "ALTER SYSTEM SET etcd_lock.duplicate_primary = 'refuse'");
+$standby->reload;
+wait_until('the setting is read', sub { $pinned->query('SHOW etcd_lock.duplicate_primary') eq 'refuse' });
+foreach my $case (
+	[ "SET lock_timeout = '500ms'; SELECT etcd_lock('/pinned')", '55P03' ],
+	[ "RESET lock_timeout; SELECT etcd_try_lock('/pinned', '500 ms')", '08006' ])
+{
+	my $result = $pinned->try($case->[0]);
+	is($result->{sqlstate}, $case->[1], "without a lease: $case->[0]");
+	cmp_ok($result->{elapsed}, '<', 5, '... in time');
+}
 is($standby->psql('postgres', "ALTER SYSTEM SET etcd_lock.cluster_id = 'x1'"), 3, 'an id is hexadecimal');
 set_endpoints($standby, $etcd->endpoint);
 wait_until_locks_work($pinned);

@@ -159,6 +159,22 @@ foreach my $case ([ 'stopped', 'STOP', 'CONT' ], [ 'cut off', 'KILL', undef ])
 }
 
 #
+# A name almost as long as names can be: it is in use once, and said to be once
+#
+{
+	my $name = 'a long name';
+	my $host = join '.', ('long' x 15) x 4;
+	$dns->set($host, A => '127.0.0.10');
+	my $offset = -s $here->logfile;
+	set_endpoints($here, "http://$host:$port");
+	is_logged($here, $offset, qr/connected to etcd at "http:\S+$host/, "$name: it is in use");
+	nothing_is_lost($name);
+	sleep $ttl / 2;    # keepalives come every $ttl / 5
+	my $said = () = slurp_file($here->logfile, $offset) =~ /connected to etcd at/g;
+	is($said, 1, "$name: said once");
+}
+
+#
 # DNS SRV
 #
 {
@@ -173,6 +189,32 @@ foreach my $case ([ 'stopped', 'STOP', 'CONT' ], [ 'cut off', 'KILL', undef ])
 	new_lock($session, $name, 3);
 	nothing_is_lost($name);
 	is($here->safe_psql('postgres', 'SELECT count(*) FROM etcd_lock_endpoints()'), 3, "$name: all are listed");
+
+	# the one in use is no longer among them
+	my ($in_use) = status($here) =~ m{(http://member\d\.test:\d+)};
+	my @others = grep { index($in_use, "member$_.") < 0 } 0 .. 2;
+	my $list = sub {
+		my ($pattern) = @_;
+		return $here->safe_psql('postgres', "SELECT count(*) FROM etcd_lock_endpoints() WHERE endpoint ~ '$pattern'");
+	};
+	$dns->set('_etcd-client._tcp.example.test',
+		SRV => map { "member$_.test " . ($urls[$_] =~ /(\d+)$/)[0] } @others);
+	$here->reload;
+	wait_until("$name: another member is in use",
+		sub { my $now = status($here); $now =~ m{^ready\|\w+\|http://member\d\.test} && index($now, $in_use) < 0 }, $ttl);
+	nothing_is_lost("$name: without the one in use");
+
+	# a list that the name server does not send is not an empty one
+	$dns->set('_etcd-client-ssl._tcp.example.test', SRV => 'member9.test 1');
+	$here->reload;
+	wait_until("$name: https is listed, too", sub { $list->('^https:') == 1 });
+	$dns->set('_etcd-client-ssl._tcp.example.test', silent => 1);
+	$dns->set('_etcd-client._tcp.example.test',
+		SRV => map { "member$_.test " . ($urls[$_] =~ /(\d+)$/)[0] } 0 .. 2);
+	$here->reload;
+	wait_until("$name: half of the answer has come", sub { $list->('^http:') == 3 });
+	is($list->('^https:'), 1, "$name: the other half is as before");
+	nothing_is_lost("$name: half of an answer");
 
 	# the only one is gone, and other records come some time after that
 	$name = 'DNS SRV, other members';

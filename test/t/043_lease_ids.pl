@@ -95,11 +95,12 @@ sub without_lease
 	$proxy->rules;
 }
 
-# More servers' keys than can be read: none of them may stop this one.
+# More servers' keys than can be read: none of them may stop this one.  It tries twice, for
+# 6 s each, if etcd does not respond in time, which is busy with them.
 {
 	my $name = 'too many keys of servers';
 	$etcd->put(".etcd_lock/server/0/$_", 'x' x 1_000_000) foreach 1 .. 20;
-	cmp_ok(without_lease($name), '<', 10, "$name: a lease all the same");
+	cmp_ok(without_lease($name), '<', 60, "$name: a lease all the same");
 }
 
 $session->quit;

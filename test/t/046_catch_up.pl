@@ -143,6 +143,9 @@ my @ways = (
 	'BEGIN; SELECT etcd_advisory.pg_advisory_xact_lock_shared(4715)',
 	"SELECT etcd_lock_all('%s', '%s/2')", "BEGIN; SELECT etcd_xact_lock_all('%s', '%s/2')");
 my %by_way;
+
+# Tries wait for replay for that long; here they wait until all others do.
+set($standby, 'etcd_lock.request_timeout', '3min');
 pause($standby);
 $table = migrate($here);
 foreach my $i (0 .. $#ways)
@@ -162,6 +165,7 @@ foreach my $way (@ways)
 	is(sees($session, $table), 't', "and sees it: $way");
 	$session->quit;
 }
+set($standby, 'etcd_lock.request_timeout', '30s');
 $etcd->delete('.etcd_lock/tick/');
 is_left_clean($etcd, $primary, $standby, $cascading, $outsider);
 

@@ -30,22 +30,23 @@ sub held
 
 # One Txn for all that are free.  The machine may stall between the names, so of some attempts
 # the best counts, each with names that are not hot yet.
-my $best;
-foreach my $i (1 .. 5)
+my @best;
+foreach my $i (1 .. 20)
 {
 	my @many = map { sprintf "/many$i/%02d", $_ } 1 .. 30;
 	my @before = batches($a);
 	$here->query('SELECT etcd_lock_all(' . names(shuffle @many) . ')');
 	my @after = batches($a);
-	is($after[1] - $before[1], 30, 'thirty names are thirty operations');
-	my $took = $after[0] - $before[0];
-	$best = $took if !defined $best || $took < $best;
+	my @took = map { $after[$_] - $before[$_] } 0, 1;
+	@best = @took if !@best || $took[0] < $best[0] || $took[0] == $best[0] && $took[1] < $best[1];
 	$here->query('SELECT etcd_unlock_all()');
 	is_left_clean($etcd, $a);
 	# Etcd has done it before its response is counted.
-	wait_until('the unlocks are counted', sub { (batches($a))[1] - $before[1] >= 60 });
+	wait_until('the unlocks are counted', sub { (batches($a))[1] - $after[1] >= 30 });
+	last if $i >= 5 && $best[0] == 1;
 }
-is($best, 1, 'in one request');
+is($best[1], 30, 'thirty names are thirty operations');
+is($best[0], 1, 'in one request');
 {
 	my @before = batches($a);
 	$here->query("SELECT etcd_lock('/one/$_')") foreach 1 .. 3;
@@ -129,6 +130,51 @@ foreach my $round (1 .. 15)
 	my @failed = grep { $_ ne '' } map { $_->result->{sqlstate} } @workers;
 	is("@failed", '', "round $round: all are served");
 }
-$_->quit foreach @workers, $here, $near, $there;
+$_->quit foreach @workers;
+
+# What was acquired before the lock that is taken is released together.
+{
+	my @first = map { sprintf '/f/%03d', $_ } 1 .. 100;
+	$there->query("SELECT etcd_lock('/g')");
+	$here->query("SET lock_timeout = '1s'");
+	my @before = batches($a);
+	is($here->try('SELECT etcd_lock_all(VARIADIC ARRAY[' . names(@first, '/g') . '])')->{sqlstate},
+		'55P03', 'one of many is taken');
+	wait_until('all are released', sub { $etcd->keys('/f/') == 0 });
+	wait_until('and counted', sub { (batches($a))[1] - $before[1] >= 200 });
+	cmp_ok((batches($a))[0] - $before[0], '<', 50, 'a hundred locks are released in a few requests');
+	$here->query('RESET lock_timeout');
+	$there->query('SELECT etcd_unlock_all()');
+}
+$_->quit foreach $here, $near, $there;
 is_left_clean($etcd, $a, $b);
-finish($etcd, $a, $b);
+
+# The table is full, also of locks that the server keeps: these make room, for several at once.
+my $small = start_server('small',
+	endpoints => $etcd->endpoint,
+	conf => "etcd_lock.max_names = 20\netcd_lock.keep_window = '10s'");
+my ($session, $user) = (session($small), session($small));
+my $took = 0;
+$user->query("SELECT count(etcd_lock('/used/' || i)) FROM generate_series(1, 16) i");
+foreach my $round (1 .. 5)
+{
+	foreach my $i (1 .. 4)
+	{
+		wait_until("name $i is kept", sub {
+			$session->query("SELECT etcd_lock('/kept/$round/$i'); SELECT etcd_unlock('/kept/$round/$i')") for 1 .. 5;
+			return $session->query('SELECT kept FROM etcd_lock_stats') == $i;
+		});
+	}
+	my $result = $session->try("SELECT cardinality(etcd_lock_all('/1', '/2', '/3', '/4'))");
+	is($result->{out}, '4', 'kept locks make room for several new ones');
+	$took += $result->{elapsed};
+	$session->query('SELECT etcd_unlock_all()');
+	wait_until('there is room again', sub { $session->query('SELECT count(*) FROM etcd_locks') == 16 });
+}
+cmp_ok($took, '<', 1, 'at once');
+diag sprintf 'five times room for four locks: %.3f s', $took;
+$user->query('SELECT etcd_unlock_all()');
+$user->quit;
+$session->quit;
+is_left_clean($etcd, $small);
+finish($etcd, $a, $b, $small);

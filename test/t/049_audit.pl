@@ -94,6 +94,44 @@ cmp_ok($proxy->hits('list'), '>', 0, 'the list was refused');
 $proxy->rules;
 
 #
+# Etcd does not show whether a key is still there
+#
+
+sub lose_unseen
+{
+	my ($what, $deletes, $read, @refused) = @_;
+	my $holder = session($here);
+
+	is($look->query("SELECT count(*) FROM etcd_locks() WHERE lost"), 0, "$what: nothing is lost before");
+	like($holder->query("SELECT etcd_lock('/gone')"), qr/^\d+$/, "$what: locked");
+	$proxy->rules(
+		{ path => '^/v3/watch$', do => 'hold' },
+		{ name => 'read', path => '^/v3/kv/', body => 'L2dvbmUv', %$read },    # "/gone/"
+		map { { path => $_, %$read } } @refused);
+	$etcd->delete('/gone/') if $deletes;
+	wait_until("$what: the lock is lost", sub {
+			$look->query("SELECT name FROM etcd_locks() WHERE lost") eq '/gone' });
+	cmp_ok($proxy->hits('read'), '>', 0, "$what: etcd was asked");
+	$proxy->rules;
+	$holder->quit;
+	$other->send("SELECT etcd_lock('/gone')");
+	like($other->result(30)->{out}, qr/^\d+$/, "$what: another server gets it");
+	is($other->query("SELECT etcd_unlock('/gone')"), 't', "$what: and gives it back");
+	return;
+}
+
+# The worker does not ask again for a list that was refused for a minute.
+$_->quit foreach $session, $look;
+$here->restart;
+($session, $look) = (session($here), session($here));
+my %denied = EtcdLockTest::Proxy::refusal(7, 'etcdserver: permission denied');
+lose_unseen('a key that the list lacks', 1, \%denied);
+lose_unseen('a key that is nowhere to be seen', 0, \%denied, '/timetolive$');
+lose_unseen('a key that the list lacks, and no response', 1, { do => 'hold' });
+lose_unseen('a key that the list lacks, and an odd refusal', 1,
+	{ EtcdLockTest::Proxy::refusal(9, 'etcdserver: not now') });
+
+#
 # Nothing can be compared: that is told, and the lease not extended
 #
 

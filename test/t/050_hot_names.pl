@@ -51,6 +51,7 @@ sub heat
 	wait_until(
 		"$name is hot",
 		sub {
+			loop($session, $name, 5, $mode);
 			my $before = stat_of($session->{node}, 'acquired_etcd');
 			loop($session, $name, 5, $mode);
 			return stat_of($session->{node}, 'acquired_etcd') == $before;
@@ -95,7 +96,7 @@ my $token = $second->query("SELECT etcd_lock('/hot')");
 cmp_ok($holder->query("SELECT etcd_lock_token('/hot') IS NULL") eq 't' && $token, '>', 0,
 	'the lock itself is what it always is');
 is($other->query("SELECT etcd_try_lock('/hot')"), 'f', 'a held lock is refused');
-is($other->query("SELECT etcd_try_lock('/hot', wait => '50ms')"), 'f', '... also with a wait');
+is($other->query("SELECT etcd_try_lock('/hot', wait => '1 s')"), 'f', '... also with a wait');
 is($second->query("SELECT etcd_lock_check('/hot')"), 't', 'and etcd says so');
 $second->query("SELECT etcd_unlock('/hot')");
 
@@ -211,28 +212,41 @@ my $revision = $other->query(
 	"SELECT create_revision << 20 FROM etcd_lock_queue('/break') WHERE kept");
 is($other->query("SELECT etcd_lock_break('/break', $revision)"), 't', 'another server breaks it');
 is($other->query("SELECT etcd_try_lock('/break')"), 't', '... and can have it');
+wait_until('this server knows', sub { $second->query("SELECT count(*) FROM etcd_locks WHERE name = '/break'") eq '0' });
 is($holder->query("SELECT etcd_try_lock('/break')"), 'f', '... alone');
 $other->query("SELECT etcd_unlock('/break')");
 unlike(PostgreSQL::Test::Utils::slurp_file($here->logfile, $log), qr/was lost/, '... and nobody has lost it');
 
 # The stream of watches has gone silent, and sharers never leave the lock idle: nobody
-# counts on being told any more.
+# counts on being told any more.  They began before, so that the worker no longer has a
+# look at the lock before it from when it was idle.
+set('keep_window', '1s');
 heat($holder, '/silent', '_shared');
-$proxy->rules({ path => '^/v3/watch$', name => 'silent', do => 'hold_answer' });
 $holder->query("SELECT etcd_lock_shared('/silent')");
+
+# They take turns until then; exactly one of them has it in between.
+my $last = $holder;
+
+sub share_until
+{
+	my ($is_over) = @_;
+	while (!$is_over->())
+	{
+		my $next = $last == $holder ? $second : $holder;
+		# one that has to wait for the other server is given up
+		$next->try("SELECT etcd_try_lock_shared('/silent', wait => '100ms')");
+		$last->try("SELECT etcd_unlock_shared('/silent')");
+		$last = $next;
+	}
+	return;
+}
+
+my $began_at = time;
+share_until(sub { time - $began_at > 2 });
+$proxy->rules({ path => '^/v3/watch$', name => 'silent', do => 'hold_answer' });
 $other->send("SELECT etcd_lock('/silent') > 0");
 my $patience = time + 30;
-while (time < $patience && !$other->done)
-{
-	my $last = $holder;
-	foreach ($second, $holder)
-	{
-		# one that has to wait for the other server is given up
-		$_->try("SELECT etcd_try_lock_shared('/silent', wait => '100ms')");
-		$last->try("SELECT etcd_unlock_shared('/silent')");
-		$last = $_;
-	}
-}
+share_until(sub { time >= $patience || $other->done });
 $_->try('SELECT etcd_unlock_all()') foreach $holder, $second;
 cmp_ok(time, '<', $patience, 'sharers let in a waiter that the watch has missed');
 is($other->result->{out}, 't', '... who has it');
@@ -242,6 +256,7 @@ $proxy->rules;
 $proxy->reset;
 wait_until('here is well again', sub { $holder->try("SELECT etcd_lock('/well')")->{sqlstate} eq '' });
 $holder->query('SELECT etcd_unlock_all()');
+set('keep_window', '10s');
 
 # How it ends.
 heat($holder, '/end');

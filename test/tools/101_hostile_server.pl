@@ -52,14 +52,16 @@ sub hostile
 	  or diag("$result->{out}$result->{err}");
 	cmp_ok($result->{elapsed}, '<', $connect_timeout + 10, "$name: in bounded time");
 	cmp_ok($proxy->hits($name), '>', 0, "$name: the proxy has done it");
+	my $rate = $proxy->hits($name) / ($result->{elapsed} + 1);
+	cmp_ok($rate, '<', 50, "$name: without hammering it");
 	my $peak = memory_of($worker, 'VmHWM') - $before;
 	cmp_ok($peak, '<', $limit, "$name: in bounded memory");
 	my $logged = (-s $here->logfile) - $log;
 	cmp_ok($logged, '<', 20_000, "$name: without flooding the log");
 	is($here->safe_psql('postgres', "SELECT count(pid) FROM etcd_locks WHERE name = '/x'"),
 		0, "$name: nothing is left in etcd_locks");
-	diag sprintf '%-40s %s after %.2f s, %d kB more, %d bytes logged',
-	  "$name:", $result->{sqlstate}, $result->{elapsed}, $peak, $logged;
+	diag sprintf '%-40s %s after %.2f s, %.1f requests/s, %d kB more, %d bytes logged',
+	  "$name:", $result->{sqlstate}, $result->{elapsed}, $rate, $peak, $logged;
 	$proxy->rules;
 	$proxy->reset;
 	$other->query("SELECT etcd_unlock('/x')");
@@ -182,6 +184,10 @@ foreach my $name (sort keys %messages)
 hostile('5 MB of keys', { do => 'answer', hex => '0a080801100218092002' . '1005' . '2a016b' x 1_700_000 });
 
 hostile('an error of binary bytes', { do => 'answer', code => 3, message => join('', map { sprintf '%%%02x', $_ } 0 .. 255) });
+# Without a user name in the settings, logging in cannot help.
+hostile("a demand for a login ($_)", { do => 'answer', code => $_, message => 'etcdserver: user name is empty' },
+	sqlstate => qr/^(38000|28000)$/) foreach 3, 16;
+
 hostile('an error that etcd does not know', { do => 'answer', code => 99, message => '' });
 
 # What etcd says goes to databases in any encoding.
@@ -278,6 +284,49 @@ foreach my $case (
 	$_->quit foreach @waiters;
 	$proxy->rules;
 	$proxy->reset;
+}
+
+# What it says about the end of a stream is one line of the log.
+{
+	my $name = 'a forged line in the log';
+	wait_until_locks_work($session);
+	$here->append_conf('postgresql.conf', 'log_min_messages = debug1');
+	$here->reload;
+	$other->query("SELECT etcd_lock('/x')");
+	my $log = -s $here->logfile;
+	$proxy->rules({ path => '^/v3/watch$', do => 'answer', code => 9, message => 'over%0aLOG:  forged' });
+	$proxy->reset;
+	my $waiter = session($here)->send("SELECT etcd_lock('/x') > 0");
+	is_logged($here, $log, qr/the watches have ended: over LOG: forged/, "$name: it is in one line");
+	$proxy->rules;
+	$other->query("SELECT etcd_unlock('/x')");
+	is($waiter->result->{out}, 't', "$name: locks work");
+	$waiter->quit;
+	$here->append_conf('postgresql.conf', 'log_min_messages = warning');
+	$here->reload;
+}
+
+# A token that is found in what the server says, and in what it is masked by there
+{
+	my $name = 'a token of asterisks';
+	wait_until_locks_work($session);
+	$worker = worker_pid($here);
+	my $dir = PostgreSQL::Test::Utils::tempdir('client');
+	PostgreSQL::Test::Utils::append_to_file("$dir/password", 'password');
+	chmod 0600, "$dir/password";
+	my $log = -s $here->logfile;
+	$proxy->rules(
+		{ path => '^/v3/auth/', do => 'answer', name => $name, hex => unpack 'H*', $watch_header . bytes_field(2, '**') },
+		{ path => '^/v3/', do => 'answer', code => 3, message => 'no *** at all' });
+	$here->append_conf('postgresql.conf', "etcd_lock.username = 'user'\netcd_lock.password_file = '$dir/password'");
+	$here->reload;
+	wait_until("$name: the worker logs in", sub { $proxy->hits($name) > 0 });
+	is_logged($here, $log, qr/no \*\*\* at all/, "$name: the worker goes on");
+	$proxy->rules;
+	$here->append_conf('postgresql.conf', "etcd_lock.username = ''");
+	$here->reload;
+	wait_until_locks_work($session);
+	is(worker_pid($here), $worker, "$name: it is the same worker");
 }
 
 # By connections that are not reset, so that the worker can give its lease back.

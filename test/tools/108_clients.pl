@@ -145,9 +145,9 @@ foreach my $who (sort keys %command)
 is(excludes('python3', 'job', '/locks'), '1 1', 'a lock named /locks waits for any of python3')
   if $command{python3};
 
-SKIP:
+foreach (sort keys %missing)
 {
-	skip "not installed: $missing{$_}", 1 foreach sort keys %missing;
+  SKIP: { skip "$missing{$_} is not installed", 1 }
 }
 
 # Some leave their leases, which live on for a minute.

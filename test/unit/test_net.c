@@ -1,16 +1,21 @@
 /*-------------------------------------------------------------------------
  *
  * test_net.c
- *	  Unit test of target.c, and of grpc.c by frames made by hand.
+ *	  Unit test of target.c, of loop.c, and of grpc.c by frames made by hand.
  *
  *-------------------------------------------------------------------------
  */
+#include <malloc.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <nghttp2/nghttp2.h>
 
 #include "net/grpc.h"
+#include "net/loop.h"
 #include "net/target.h"
 #include "tap.h"
 
@@ -45,6 +50,72 @@ test_targets(void)
 		   target.is_numeric == good[i].is_numeric, "%s", good[i].url);
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		ok(!target_parse(bad[i], &target), "not \"%s\"", bad[i]);
+}
+
+/* ---- the loop ---- */
+
+typedef struct Task
+{
+	LoopTask	task;
+	int			runs;
+	LoopTask   *remove;			/* when it runs */
+} Task;
+
+static void
+run_task(void *arg)
+{
+	Task	   *task = arg;
+
+	task->runs++;
+	task->task.due = LOOP_NEVER;
+	if (task->remove != NULL)
+		loop_remove(task->remove);
+}
+
+static bool
+is_due(const Loop *loop)
+{
+	struct pollfd fd = {loop_fd(loop), POLLIN, 0};
+
+	return poll(&fd, 1, 0) > 0;
+}
+
+static void
+test_loop(void)
+{
+	Loop	   *loop = loop_create();
+	Task		a = {.runs = 0};
+	Task		b = {.runs = 0};
+	int			fds[2];
+
+	loop_add(loop, &a.task, run_task, &a);
+	loop_add(loop, &b.task, run_task, &b);
+	ok(loop_timeout(loop) == -1, "nothing is due");
+	a.task.due = loop_now() + 1000000;
+	ok(loop_timeout(loop) > 900 && loop_timeout(loop) <= 1000, "a timer");
+	a.task.due = b.task.due = loop_now();
+	a.remove = &b.task;
+	loop_run(loop);
+	ok(a.runs == 1 && b.runs == 0, "a task that was removed does not run");
+	a.task.due = loop_now();
+	a.remove = &a.task;
+	loop_run(loop);
+	ok(a.runs == 2 && loop_timeout(loop) == -1, "a task removes itself");
+
+	a.remove = NULL;
+	loop_add(loop, &a.task, run_task, &a);
+	ok(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0, "sockets");
+	loop_watch(&a.task, fds[0], true, false);
+	ok(!is_due(loop), "nothing to read");
+	close(fds[1]);
+	ok(is_due(loop), "the other end is gone");
+	loop_run(loop);
+	ok(a.runs == 3, "the task is told");
+	loop_watch(&a.task, fds[0], false, false);
+	ok(!is_due(loop), "what is neither read nor written is not watched");
+	close(fds[0]);
+	loop_remove(&a.task);
+	loop_destroy(loop);
 }
 
 /* ---- calls ---- */
@@ -218,6 +289,118 @@ test_last_streams(void)
 	grpc_destroy(grpc);
 }
 
+/* TLS insists on the same bytes at the same place if it could not write them. */
+static void
+test_unsent(void)
+{
+	static char bytes[20000];
+	Grpc	   *grpc = open_connection(true);
+	GrpcRequest request = {.path = "/a.B/C",.data = bytes,.len = sizeof(bytes),.now = 1000,.timeout = 5000};
+	Ended		ended = {0};
+	const void *data;
+	const char *rest = NULL;
+	size_t		len;
+	size_t		total = 0;
+	bool		stays = true;
+
+	receive(grpc, 8, 0, 0, BYTES("\0\x10\0\0"));	/* a window of 1 MB */
+	send_all(grpc);
+	for (int i = 0; i < 20; i++)
+		grpc_call(grpc, &request, &callbacks, &ended);
+	while ((len = grpc_to_send(grpc, &data)) > 0)
+	{
+		size_t		n = len < 5000 ? len : 5000;
+
+		stays = stays && (rest == NULL || data == rest);
+		grpc_sent(grpc, n);
+		rest = n < len ? (const char *) data + n : NULL;
+		total += n;
+	}
+	ok(total > 20 * sizeof(bytes), "requests are sent piece by piece");
+	ok(stays, "what is not sent stays where it is");
+	grpc_destroy(grpc);
+}
+
+/* A server may end a stream without resetting it, although we could go on sending. */
+static void
+test_stream_end(void)
+{
+	Grpc	   *grpc = open_connection(true);
+	GrpcRequest request = {.path = "/a.B/C",.data = "x",.len = 1,.now = 1000};
+	Ended		ended = {0};
+
+	grpc_stream(grpc, &request, &callbacks, &ended);
+	send_all(grpc);
+	receive(grpc, 1, END_HEADERS | END_STREAM, 1, BYTES(HEADERS "\0\013grpc-status\001" "9\0\014grpc-message\004over"));
+	grpc_deliver(grpc);
+	ok(ended.times == 1 && ended.delivered && ended.status == 9, "the server ends a stream: %s", ended.text);
+	send_all(grpc);
+	ok(grpc_error(grpc)[0] == '\0', "the connection lives");
+	grpc_destroy(grpc);
+}
+
+static size_t
+allocated(void)
+{
+	struct mallinfo2 info = mallinfo2();
+
+	return info.uordblks + info.hblkhd;
+}
+
+/*
+ * A stream of which something is always left: what is sent does not take memory.
+ */
+static void
+test_slow_stream(void)
+{
+	static char bytes[1000];
+	Grpc	   *grpc = open_connection(true);
+	GrpcRequest request = {.path = "/a.B/C",.data = bytes,.len = sizeof(bytes),.now = 1000};
+	Ended		ended = {0};
+	GrpcCall   *stream;
+	size_t		before;
+	bool		sent = true;
+
+	receive(grpc, 4, 0, 0, BYTES("\0\4\0\0\0\0"));	/* no window at first */
+	stream = grpc_stream(grpc, &request, &callbacks, &ended);
+	send_all(grpc);
+	before = allocated();
+	for (int i = 0; i < 2000; i++)
+	{
+		sent = sent && grpc_send(stream, bytes, sizeof(bytes));
+		receive(grpc, 8, 0, 0, BYTES("\0\0\3\xed"));	/* as many bytes for the connection */
+		receive(grpc, 8, 0, 1, BYTES("\0\0\3\xed"));
+		send_all(grpc);
+	}
+	ok(sent && grpc_error(grpc)[0] == '\0', "2000 messages are sent");
+	ok(allocated() < before + 200000, "what is sent is freed");
+	grpc_destroy(grpc);
+}
+
+/* A server that has served enough closes a connection without calls. */
+static void
+test_goaway(void)
+{
+	Grpc	   *grpc = open_connection(true);
+
+	receive(grpc, 7, 0, 0, BYTES("\0\0\0\0\0\0\0\0"));
+	send_all(grpc);
+	ok(strcmp(grpc_error(grpc), "the server closed the connection") == 0, "closed: %s", grpc_error(grpc));
+	grpc_destroy(grpc);
+
+	grpc = open_connection(true);
+	receive(grpc, 7, 0, 0, BYTES("\0\0\0\0\0\0\0\x0b"));
+	send_all(grpc);
+	ok(strstr(grpc_error(grpc), "closed the connection: ENHANCE_YOUR_CALM") != NULL, "closed: %s", grpc_error(grpc));
+	grpc_destroy(grpc);
+
+	grpc = open_connection(true);
+	receive(grpc, 0, 0, 2, BYTES("data of no call"));
+	send_all(grpc);
+	ok(grpc_error(grpc)[0] != '\0' && strstr(grpc_error(grpc), "closed") == NULL, "broken: %s", grpc_error(grpc));
+	grpc_destroy(grpc);
+}
+
 static void
 test_before_settings(void)
 {
@@ -246,8 +429,13 @@ int
 main(void)
 {
 	test_targets();
+	test_loop();
 	test_calls();
 	test_last_streams();
+	test_goaway();
+	test_unsent();
+	test_slow_stream();
+	test_stream_end();
 	test_before_settings();
 	return done_testing();
 }

@@ -111,11 +111,19 @@ p a SELECT etcd_unlock($1::int, $2::int) :: i:%k :: i:7 => t
 == an integer without a type is a lock by the integer, or an error, never another lock
 p a SELECT etcd_try_lock($1) :: i:%k => t or error 42602 or error closed
 !integers
+p a SELECT etcd_try_lock($1) :: s:%k => error 42602
+!integers
 q a SELECT 1 FROM etcd_unlock_all() => 1
+
+== a text without a type is a name, or how long to wait
+p a SELECT etcd_try_lock($1, $2) :: s:%n :: s:5 s => t
+p b SELECT etcd_try_lock($1, $2) :: s:%n :: s:1 s => f
+p b SELECT etcd_try_lock($1, $2) :: s:%n :: s:soon => error 22007
+q a SELECT etcd_unlock('%n') => t
 
 == waiting
 q a SELECT etcd_lock('%n') > 0 => t
-q b SELECT etcd_try_lock('%n', interval '100 ms') => f
+q b SELECT etcd_try_lock('%n', interval '1 s') => f
 q b SET lock_timeout = '200ms'
 q b SELECT etcd_lock('%n') => error 55P03
 q b RESET lock_timeout

@@ -34,8 +34,8 @@ my @load = ([ 'rate', 'per second' ], [ 'pair', 'median, ms' ], [ 'pair.p99', 'p
 # row has.
 my %columns = (
 	floor => [
-		[ 'put range statement fdatasync switch', 'median, ms' ],
-		[ 'put.p99 range.p99 statement.p99 fdatasync.p99 switch.p99', 'p99' ],
+		[ 'put late_put range statement fdatasync switch', 'median, ms' ],
+		[ 'put.p99 late_put.p99 range.p99 statement.p99 fdatasync.p99 switch.p99', 'p99' ],
 		[ 'rate', 'per second' ],
 		[ 'etcd_us', 'CPU of etcd, µs' ]
 	],

@@ -64,8 +64,8 @@ sub library { my ($self) = @_; return "$self->{dir}/dns.so" }
 
 =item $dns->set($name, $type, @values)
 
-What a name is; no values: there is no such name.  SRV's are "host port" or "host
-port priority".
+What a name is; no values: there is nothing of this type.  SRV's are "host port" or
+"host port priority".  A type "silent" with a value: nothing about the name is answered.
 
 =cut
 
@@ -165,7 +165,8 @@ sub serve
 		close $asked;
 		my $table = decode_json(PostgreSQL::Test::Utils::slurp_file($file));
 		next if $table->{silent};
-		$socket->send(answer($question, $table->{names} // {}));
+		my $answer = answer($question, $table->{names} // {});
+		$socket->send($answer) if defined $answer;
 	}
 	return;
 }
@@ -185,6 +186,7 @@ sub answer
 	my $asked = substr $question, 12, $at + 5 - 12;
 	my ($type) = unpack 'n', substr $question, $at + 1, 2;
 	my $entry = $names->{ lc join '.', @labels };
+	return undef if $entry && @{ $entry->{silent} // [] };
 	my ($kind) = grep { $type_of{$_} == $type } keys %type_of;
 	my @data = map { record($kind, $_) } @{ $kind && $entry ? $entry->{$kind} // [] : [] };
 	my $records = join '', map { pack 'n n n N n/a', 0xc00c, $type, 1, 1, $_ } @data;

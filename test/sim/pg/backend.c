@@ -16,7 +16,10 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "session/lock_session.h"
+#include "shared/lease_id.h"
+#include "shared/lock_grant.h"
 #include "shared/lock_holds.h"
+#include "shared/lock_keys.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -528,7 +531,7 @@ find_hold(const char *name, int procno, LockMode mode)
 	LockEntry  *entry = hash_search(lock_table_hash(), name, HASH_FIND, NULL);
 	dlist_iter	iter;
 
-	if (entry == NULL)
+	if (entry == NULL || dlist_is_empty(&entry->owners))
 		return NULL;
 	dlist_foreach(iter, &entry->owners)
 	{
@@ -577,43 +580,14 @@ pg_lost_holds(void)
 static int64_t
 image_believes(int procno, const char *name, bool exclusive, int64_t token)
 {
-	char		key[ETCD_LOCK_MAX_KEY + 1] = "";
-	const LockHold *hold;
-	const LockEntry *entry;
+	const LockHold *hold = find_hold(name, procno, exclusive ? LOCK_EXCLUSIVE : LOCK_SHARED);
 	int			slot;
 
-	strlcpy(key, name, sizeof(key));
-	hold = find_hold(key, procno, exclusive ? LOCK_EXCLUSIVE : LOCK_SHARED);
 	if (hold == NULL || hold->token != token || hold->lost || hold->superseded ||
 		!deadline_valid(&lock_shared->deadline, hold->epoch))
 		return 0;
-	entry = hash_search(lock_table_hash(), key, HASH_FIND, NULL);
-	slot = lock_key_slot(entry, hold->key_id);
-	return slot < 0 ? INT64_MAX : entry->keys[slot].create_revision;
-}
-
-/* Has another session a record of the name, be it lost by now? */
-static bool
-has_other(dlist_head *list, int procno)
-{
-	dlist_iter	iter;
-
-	dlist_foreach(iter, list)
-	{
-		if (dlist_container(LockHold, link, iter.cur)->procno != procno)
-			return true;
-	}
-	return false;
-}
-
-static bool
-image_others(int procno, const char *name)
-{
-	LockEntry  *entry = hash_search(lock_table_hash(), name, HASH_FIND, NULL);
-
-	return entry != NULL &&
-		(has_other(&entry->owners, procno) || has_other(&entry->waiters, procno) ||
-		 has_other(&entry->drainers, procno));
+	slot = lock_key_slot(hold->entry, hold->key_id);
+	return slot < 0 ? INT64_MAX : hold->entry->keys[slot].create_revision;
 }
 
 static int
@@ -735,6 +709,48 @@ __wrap_deadlock_report_put(int pid, uint64 wait_number, const void *message, siz
 	__real_deadlock_report_put(pid, wait_number, message, len);
 }
 
+/* The worker draws the next lease's id as soon as it has ended an epoch. */
+extern void __real_lease_id_draw(int elevel);
+extern void __wrap_lease_id_draw(int elevel);
+
+void
+__wrap_lease_id_draw(int elevel)
+{
+	if (!sim_checking)
+		sim_epoch_ends();
+	__real_lease_id_draw(elevel);
+}
+
+/* From when to when a session has a lock. */
+extern LockAskResult __real_lock_grant_ask(LockHold *hold);
+extern LockAskResult __wrap_lock_grant_ask(LockHold *hold);
+extern int	__real_lock_hold_drop(LockHold *hold, LockReleasedKey *released);
+extern int	__wrap_lock_hold_drop(LockHold *hold, LockReleasedKey *released);
+
+LockAskResult
+__wrap_lock_grant_ask(LockHold *hold)
+{
+	LockAskResult result = __real_lock_grant_ask(hold);
+
+	if (result == LOCK_ASK_GRANTED)
+		sim_hold_begins(hold->entry->key);
+	return result;
+}
+
+int
+__wrap_lock_hold_drop(LockHold *hold, LockReleasedKey *released)
+{
+	bool		held = hold->state == HOLD_HOLDING;
+	char		name[ETCD_LOCK_MAX_KEY + 1];
+	int			n;
+
+	strlcpy(name, hold->entry->key, sizeof(name));
+	n = __real_lock_hold_drop(hold, released);
+	if (held)
+		sim_hold_ends(name);
+	return n;
+}
+
 PGDLLEXPORT const SimImage sim_image = {
 	.run = image_run,
 	.free_memory = pg_free_memory,
@@ -755,7 +771,6 @@ PGDLLEXPORT const SimImage sim_image = {
 	.idle = image_idle,
 	.set_lock_timeout = image_set_lock_timeout,
 	.believes = image_believes,
-	.others = image_others,
 	.left_over = image_left_over,
 	.lease_alive = image_lease_alive,
 	.lease_base = image_lease_base,

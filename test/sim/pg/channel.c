@@ -367,7 +367,7 @@ end_channel(Channel *channel)
 	else if (channel->callbacks.failed != NULL)
 	{
 		channel->told = true;
-		channel->callbacks.failed(channel->arg, channel->error, channel->open);
+		channel->callbacks.failed(channel->arg, channel->error);
 	}
 }
 
@@ -419,8 +419,6 @@ connect_event(Channel *channel, const SimNetEvent *event)
 		channel->open = true;
 		for (GrpcCall *call = channel->calls; call != NULL; call = call->next)
 			send_waiting(call);
-		if (channel->callbacks.opened != NULL)
-			channel->callbacks.opened(channel->arg);
 		return;
 	}
 	channel->connect = NULL;

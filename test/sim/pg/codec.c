@@ -280,7 +280,7 @@ etcd_response_free_txn(EtcdTxnResult *result)
 void
 etcd_response_free_lease(EtcdLeaseResult *result)
 {
-	free_kvs(result->keys, result->nkeys);
+	free(result->keys);
 	memset(result, 0, sizeof(*result));
 }
 

@@ -33,6 +33,7 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/guc.h"
+#include "utils/guc_tables.h"
 #include "utils/memutils.h"
 #include "utils/pidfile.h"
 #include "utils/ps_status.h"
@@ -366,6 +367,8 @@ pg_strong_random(void *buf, size_t len)
 {
 	for (size_t i = 0; i < len; i++)
 		((unsigned char *) buf)[i] = (unsigned char) sim_random_number();
+	if (len == sizeof(uint64))
+		sim_drew(*(uint64 *) buf);
 	return true;
 }
 
@@ -1050,6 +1053,32 @@ DefineCustomStringVariable(const char *name, const char *short_desc, const char 
 void
 MarkGUCPrefixReserved(const char *className)
 {
+}
+
+/* Nobody has given one in a file before it was defined. */
+int
+GetNumConfigOptions(void)
+{
+	return 0;
+}
+
+struct config_generic **
+get_guc_variables(void)
+{
+	return NULL;
+}
+
+const char *
+GetConfigOption(const char *name, bool missing_ok, bool restrict_privileged)
+{
+	return NULL;
+}
+
+int
+set_config_option(const char *name, const char *value, GucContext context, GucSource source,
+				  GucAction action, bool changeVal, int elevel, bool is_reload)
+{
+	return 0;
 }
 
 void

@@ -54,7 +54,7 @@ sub memory
 {
 	my ($rig) = @_;
 	my $sql = q{SELECT sum(allocated_size), current_setting('etcd_lock.max_names')
-		FROM pg_shmem_allocations WHERE name ~ 'etcd_lock'};
+		FROM pg_shmem_allocations WHERE name ~ 'etcd_lock' OR name = '<anonymous>'};
 	my ($a, $b) =
 	  map { [ split /\|/, $rig->server($_)->safe_psql('postgres', $sql) ] } qw(a b);
 	return { bytes => ($a->[0] - $b->[0]) / ($a->[1] - $b->[1]), megabytes => $a->[0] / 2**20 };
