@@ -7,7 +7,7 @@
  *
  *	{"server": "main", "host": "db1", "port": 5432, "pid": 4711,
  *	 "database": "app", "user": "batch", "application": "psql",
- *	 "since": "2030-01-01T12:00:00.000000Z"}
+ *	 "namespace": "", "since": "2030-01-01T12:00:00.000000Z"}
  *
  *-------------------------------------------------------------------------
  */
@@ -196,7 +196,7 @@ etcd_holder_encode(const EtcdHolder *holder)
 		  add_text(object, "application", holder->application))) &&
 		(holder->instance[0] == '\0' ||
 		 add_text(object, "instance", holder->instance)) &&
-		(holder->sentinel_ns[0] == '\0' ||
+		(!holder->has_sentinel_ns ||
 		 add_text(object, "namespace", holder->sentinel_ns)) &&
 		(!holder->has_timeline ||
 		 cJSON_AddNumberToObject(object, "timeline", holder->timeline) != NULL) &&
@@ -314,13 +314,13 @@ etcd_holder_decode(const char *value, size_t len, EtcdHolder *holder)
 	holder->has_port = get_int(object, "port", &holder->port);
 	holder->has_pid = get_int(object, "pid", &holder->pid);
 	known |= get_text(object, "instance", holder->instance);
-	known |= get_text(object, "namespace", holder->sentinel_ns);
+	holder->has_sentinel_ns = get_text(object, "namespace", holder->sentinel_ns);
 	holder->has_timeline = get_int(object, "timeline", &holder->timeline);
 	holder->has_since = get_text(object, "since", since) &&
 		read_time(since, &holder->since);
 	cJSON_Delete(object);
-	return known || holder->has_session || holder->has_port ||
-		holder->has_pid || holder->has_timeline || holder->has_since;
+	return known || holder->has_session || holder->has_port || holder->has_pid ||
+		holder->has_sentinel_ns || holder->has_timeline || holder->has_since;
 }
 
 /* The printable text is never longer than the original. */

@@ -34,6 +34,7 @@ typedef struct EtcdHolder
 	bool		has_pid;
 	int32_t		pid;
 	char		instance[ETCD_HOLDER_TEXT]; /* see worker/instance.c */
+	bool		has_sentinel_ns;	/* unless it is of version 1.0 */
 	char		sentinel_ns[ETCD_HOLDER_TEXT];	/* namespace of its sentinel */
 	bool		has_timeline;
 	int32_t		timeline;		/* of a primary's WAL */

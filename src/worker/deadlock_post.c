@@ -6,7 +6,8 @@
  * A message is a key below the sentinel of the server that is to read it, on
  * that server's lease: it goes with the server.  The value of a key of that
  * server tells where the sentinel is, because servers can have different
- * namespaces (break_worker.c does the same).
+ * namespaces (break_worker.c does the same).  One that does not tell is of
+ * version 1.0 or a foreign client, which would leave the message there.
  *
  * A message that gets no response is sent again for a while, because the link
  * may be down; it puts the same key, so if it was already applied, there is no
@@ -189,7 +190,7 @@ owned_read(void *arg, const EtcdResponse *response)
 		kv = result.range.nkvs == 1 ? &result.range.kvs[0] : NULL;
 		if (kv != NULL && kv->create_revision == post->owned_revision &&
 			(uint64) kv->lease == post->lease &&
-			etcd_holder_decode(kv->value, kv->value_len, &holder) && holder.server[0] != '\0')
+			etcd_holder_decode(kv->value, kv->value_len, &holder) && holder.has_sentinel_ns)
 		{
 			post->knows_ns = true;
 			strlcpy(post->ns, holder.sentinel_ns, sizeof(post->ns));
@@ -198,7 +199,7 @@ owned_read(void *arg, const EtcdResponse *response)
 		if (post->knows_ns)
 			put(post);
 		else
-			drop(post);			/* the wait for it has ended */
+			drop(post);			/* the wait for it has ended, or nobody would read it */
 	}
 }
 

@@ -50,6 +50,7 @@ describe_server(EtcdHolder *holder)
 	key_value_server(holder->server, sizeof(holder->server));
 	holder->has_port = true;
 	holder->port = PostPortNumber;
+	holder->has_sentinel_ns = true;
 	strlcpy(holder->sentinel_ns, etcd_lock_namespace, sizeof(holder->sentinel_ns));
 }
 

@@ -40,6 +40,7 @@ test_round_trip(void)
 		.server = "main \"one\"", .host = "db\\1", .database = "\xc3\xa4\n\t\x01/%",
 		.user = "o'neill", .application = "", .has_session = true,
 		.has_port = true, .port = 65535, .has_pid = true, .pid = INT32_MAX,
+		.has_sentinel_ns = true, .sentinel_ns = "",
 		.has_timeline = true, .timeline = INT32_MAX,
 		.has_since = true, .since = INT64_C(1893499200123456)
 	};
@@ -48,7 +49,7 @@ test_round_trip(void)
 	is_string(text,
 			  "{\"server\":\"main \\\"one\\\"\",\"host\":\"db\\\\1\",\"port\":65535,"
 			  "\"pid\":2147483647,\"database\":\"\xc3\xa4\\n\\t\\u0001/%\","
-			  "\"user\":\"o'neill\",\"application\":\"\",\"timeline\":2147483647,"
+			  "\"user\":\"o'neill\",\"application\":\"\",\"namespace\":\"\",\"timeline\":2147483647,"
 			  "\"since\":\"2030-01-01T12:00:00.123456Z\"}", "as people see it");
 	ok(decode(text), "it is understood");
 	is_string(holder.server, out.server, "server");
@@ -58,17 +59,19 @@ test_round_trip(void)
 	is_string(holder.application, out.application, "application");
 	ok(holder.has_port && holder.port == 65535, "port");
 	ok(holder.has_pid && holder.pid == INT32_MAX, "pid");
+	ok(holder.has_sentinel_ns && holder.sentinel_ns[0] == '\0', "an empty namespace");
 	ok(holder.has_timeline && holder.timeline == INT32_MAX, "timeline");
 	ok(holder.has_since && holder.since == out.since, "since");
 	free(text);
 
 	out.has_session = out.has_port = out.has_pid = false;
-	out.has_timeline = out.has_since = false;
+	out.has_sentinel_ns = out.has_timeline = out.has_since = false;
 	text = etcd_holder_encode(&out);
 	is_string(text, "{\"server\":\"main \\\"one\\\"\",\"host\":\"db\\\\1\"}",
 			  "only what is known");
 	ok(decode(text) && !holder.has_session && !holder.has_port &&
-	   !holder.has_pid && !holder.has_timeline && !holder.has_since, "and so it is read");
+	   !holder.has_pid && !holder.has_sentinel_ns && !holder.has_timeline &&
+	   !holder.has_since, "and so it is read");
 	free(text);
 }
 
