@@ -199,7 +199,7 @@ owned_read(void *arg, const EtcdResponse *response)
 		if (post->knows_ns)
 			put(post);
 		else
-			drop(post);			/* the wait for it has ended, or nobody would read it */
+			drop(post);			/* the wait for it has ended, or it reads none */
 	}
 }
 
