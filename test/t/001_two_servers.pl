@@ -104,7 +104,7 @@ is( [ $entries[0]{key} =~ m{/([0-9a-f]+)-} ]->[0],
 my $value = decode_json($entries[0]{value});
 is_deeply(
 	[ sort keys %$value ],
-	[ sort qw(server host port pid database user application since) ],
+	[ sort qw(server host port pid database user application namespace since) ],
 	'the value says who holds the lock');
 is_deeply(
 	[ @$value{qw(port pid database application)} ],

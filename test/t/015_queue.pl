@@ -93,7 +93,8 @@ is_deeply(
 		pid => $holder->pid + 0,
 		database => 'postgres',
 		user => $user,
-		application => 'reporter'
+		application => 'reporter',
+		namespace => ''
 	},
 	'the value in etcd says the same');
 
