@@ -519,6 +519,8 @@ copy_etcd()
 	if [ ! -d "$1" ]; then
 		mkdir "$1"
 		cp "$etcd" "$etcdctl" "$1/"
+		# not in the packages of 3.4
+		[ ! -x "${etcdctl%ctl}utl" ] || cp "${etcdctl%ctl}utl" "$1/"
 	fi
 	etcd=$1/etcd
 	etcdctl=$1/etcdctl

@@ -127,6 +127,26 @@ old_definitions_work($here, 'library 1.1, definitions 1.0');
 works_between('library 1.1 beside 1.0');
 is($here->safe_psql('postgres', "SELECT etcd_lock_break('/nobody', 1)"), 'f', 'break');
 
+# A lock that the new library keeps: the old one waits for it as for any other, and does
+# not know that a try could.
+{
+	$here->safe_psql('postgres', $_)
+	  foreach "ALTER SYSTEM SET etcd_lock.keep_window = '10s'", 'SELECT pg_reload_conf()';
+	my ($hot, $cold) = (session($here), session($there));
+	wait_until(
+		'a lock is kept',
+		sub {
+			$hot->query("SELECT etcd_lock('/hot'); SELECT etcd_unlock('/hot')") foreach 1 .. 5;
+			return grep { m{^/hot/write/.*-keep} } $etcd->lock_keys;
+		});
+	is($cold->query("SELECT etcd_try_lock('/hot')"), $old ? 'f' : 't', 'a kept lock: a try');
+	$cold->query('SELECT etcd_unlock_all()');
+	cmp_ok($cold->query("SELECT etcd_lock('/hot')"), '>', 0, '... a lock');
+	$_->quit foreach $hot, $cold;
+	$here->safe_psql('postgres', $_)
+	  foreach 'ALTER SYSTEM RESET etcd_lock.keep_window', 'SELECT pg_reload_conf()';
+}
+
 # The definitions, under use.
 my ($holder, $waiter) = (session($here, user => 'app'), session($here, user => 'app'));
 my $far = session($there, user => 'app');

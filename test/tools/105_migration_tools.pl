@@ -183,7 +183,7 @@ ALTER SYSTEM SET client_connection_check_interval = '100ms';
 SELECT pg_reload_conf();
 CREATE ROLE migrator LOGIN;
 CREATE DATABASE app OWNER migrator;
-ALTER ROLE migrator SET search_path = "$user", public, etcd_advisory, pg_catalog;
+ALTER ROLE migrator IN DATABASE app SET search_path = "$user", public, etcd_advisory, pg_catalog;
 END
 
 	# sqitch sets its own search_path: "SET search_path = 'sqitch'".  In that schema a

@@ -126,6 +126,8 @@ sub report
 	my ($results) = @_;
 	return join "\n", "# Benchmark\n", about($results), "![Chart](benchmark.svg)\n",
 	  "## Beside others\n", summary($results),
+	  "The locks of python3-etcd3 and of node's etcd3 do not exclude those of others: they use\n"
+	  . "[keys of their own](interop.md).\n",
 	  "## Targets\n", targets($results),
 	  (map { group($results, @$_) } @groups), others($results);
 }
