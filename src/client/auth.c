@@ -308,10 +308,13 @@ auth_tick(void)
 		send_login();
 }
 
+/* Before the link is open, there is nothing to do. */
 int64
 auth_next_time(void)
 {
-	return MyAuth->state == AUTH_WANTED ? Min(MyAuth->not_before, MyAuth->poll_at) : PG_INT64_MAX;
+	if (MyAuth->state != AUTH_WANTED || !MyAuth->hooks->is_open())
+		return PG_INT64_MAX;
+	return Min(MyAuth->not_before, MyAuth->poll_at);
 }
 
 /*

@@ -620,7 +620,7 @@ discover(void)
 static void
 discover_again(void)
 {
-	if (MyEndpoints->discovered != NULL && MyEndpoints->discover_at == PG_INT64_MAX)
+	if (MyEndpoints->discovered != NULL && MyEndpoints->discover_at == PG_INT64_MAX && !has_lookup())
 		MyEndpoints->discover_at = clock_now() + LOOKUP_PAUSE;
 }
 

@@ -592,7 +592,8 @@ may_be_sent(const LinkCall *call)
 		return false;
 	if (call->callbacks.is_anonymous && !link_is_anonymous())
 		return false;			/* the user's rights would not be checked */
-	return link_ready() && (call->class != LINK_SIDE || MyLink->nside < MAX_SIDE);
+	return link_ready() && (call->class != LINK_SIDE || call->callbacks.is_urgent ||
+							MyLink->nside < MAX_SIDE);
 }
 
 /*

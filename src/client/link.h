@@ -38,6 +38,8 @@ typedef struct LinkCallbacks
 	void		(*done) (void *arg, const EtcdResponse *response);
 	/* longest response, bytes; 0: GRPC_MAX_MESSAGE */
 	size_t		max_message;
+	/* LINK_SIDE: does not wait for others of this class */
+	bool		is_urgent;
 	/* for etcd's anonymous user only; see link_is_anonymous() */
 	bool		is_anonymous;
 } LinkCallbacks;

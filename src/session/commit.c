@@ -245,6 +245,15 @@ guard(bool changing)
 	last_interrupts();
 }
 
+/* The transaction goes on, so a signal that was held back is in time. */
+static void
+leave_guard(void)
+{
+	set_state(XACT_CHANGES);
+	if (loss_signal_let_through())
+		loss_signal_send(compat_my_procno(), MyProcPid);
+}
+
 /*
  * Begin a command that acts before its commit, such as DROP DATABASE and
  * COMMIT PREPARED. It may commit several times.  If it is part of a longer
@@ -258,11 +267,20 @@ commit_begin_command(bool in_transaction)
 	if (!in_transaction)
 		command = COMMAND_RUNS;
 	else
-	{
-		set_state(XACT_CHANGES);
-		if (loss_signal_let_through())
-			loss_signal_send(compat_my_procno(), MyProcPid);
-	}
+		leave_guard();
+}
+
+/*
+ * In a pipeline, a statement may follow such a command in the same
+ * transaction, which then passes the guard at its end, too.
+ */
+void
+commit_begin_statement(void)
+{
+	if (command != COMMAND_DONE)
+		return;
+	command = COMMAND_NONE;
+	leave_guard();
 }
 
 void

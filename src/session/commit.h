@@ -26,10 +26,12 @@ extern void commit_to_front(void);
 
 /*
  * Call these around a command that acts before its commit.  The first one may
- * refuse the command; when it has returned, it is too late for that.
+ * refuse the command; when it has returned, it is too late for that.  Call the
+ * third one before each outermost statement.
  */
 extern void commit_begin_command(bool in_transaction);
 extern void commit_end_command(void);
+extern void commit_begin_statement(void);
 
 /* Report what a commit could not; called before each statement. */
 extern void commit_tell(bool nested);

@@ -42,10 +42,12 @@ note_change(void)
 		loss_refuse_change();
 }
 
-/* Report what the end of the last transaction could not. */
+/* A statement begins: report what the end of the last transaction could not. */
 static void
 tell(void)
 {
+	if (!in_hook)
+		commit_begin_statement();
 	commit_tell(in_hook);
 	lock_trace_say();
 }

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "session/lock_check.h"
 #include "shared/clock.h"
@@ -20,6 +21,7 @@
 #include "shared/settings.h"
 #include "shared/wait_events.h"
 #include "storage/latch.h"
+#include "utils/acl.h"
 
 /* A session looks at least this often, milliseconds. */
 #define WATCHDOG	500
@@ -97,22 +99,25 @@ lock_check_all(void)
 	wait_for_responses(NULL);
 }
 
+/* Where etcd is, is for those who may look into the settings. */
 void
 lock_check_report_unreachable(int waited)
 {
 	LinkStatus	status;
+	char	   *detail;
 
 	link_status_get(&status);
+	detail = status.last_error[0] != '\0' ?
+		psprintf("%s: %s", status.endpoint, lock_text_etcd_message(status.last_error)) :
+		psprintf(_("There is no response from \"%s\" yet."), status.endpoint);
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 pg_atomic_read_u32(&lock_shared->link_up) == 0 ?
 			 errmsg("could not reach etcd within %d ms", waited) :
 			 errmsg("could not get a response or a lease from etcd within %d ms",
 					waited),
-			 status.last_error[0] != '\0' ?
-			 errdetail("%s: %s", status.endpoint,
-					   lock_text_etcd_message(status.last_error)) :
-			 errdetail("There is no response from \"%s\" yet.", status.endpoint),
+			 has_privs_of_role(GetUserId(), ROLE_PG_MONITOR) ?
+			 errdetail_internal("%s", detail) : errdetail_log("%s", detail),
 			 errhint("Check the configuration parameter \"%s\" and the health of etcd.",
 					 "etcd_lock.endpoints")));
 }

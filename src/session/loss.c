@@ -58,10 +58,14 @@ an_untold_hold(void)
 	return lost == NULL || lost->told ? NULL : lost;
 }
 
+/*
+ * After a reload, processes that are no backends get here, too, and have no
+ * inbox.  A session that takes a lock says then what it wants.
+ */
 void
 loss_assign_on_loss(int on_loss, void *extra)
 {
-	if (lock_shared != NULL && MyProc != NULL)
+	if (lock_session_holds_any())
 		loss_signal_set_on_loss(on_loss);
 }
 

@@ -117,6 +117,9 @@ add_key(Listing *listing, const QueuePageKey *page, const char *key,
 {
 	SeenKey    *seen;
 
+	/* "tenant/write/1-1" is a key of the lock "tenant", outside "tenant/" */
+	if (page->parts.name_len <= listing->ns_len)
+		return;
 	if (listing->nkeys == listing->max_keys)
 	{
 		listing->max_keys = Max(64, listing->max_keys * 2);

@@ -183,6 +183,7 @@ lock_table_shmem_init(void)
 LockProc *
 lock_table_proc(int procno)
 {
+	Assert(procno >= 0 && procno < MaxBackends);
 	return &procs[procno];
 }
 

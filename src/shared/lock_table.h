@@ -337,6 +337,7 @@ typedef struct LockShared
 	int64		highest_revision;	/* likewise */
 	int64		token_revision; /* likewise: no token can be higher */
 	char		sentinel_key[KEY_LAYOUT_SIZE];	/* likewise */
+	char		sentinel_ns[ETCD_LOCK_MAX_KEY + 1]; /* the setting then */
 
 	pg_atomic_uint32 worker_procno; /* INVALID_WORKER: none */
 	pg_atomic_uint32 worker_pid;

@@ -220,7 +220,8 @@ value_done(void *arg, const EtcdResponse *response)
 		{
 			strlcpy(MyBreak->ns,
 					etcd_holder_decode(kv->value, kv->value_len, &holder) &&
-					holder.has_sentinel_ns ? holder.sentinel_ns : etcd_lock_namespace,
+					holder.has_sentinel_ns ? holder.sentinel_ns :
+					lock_shared->sentinel_ns,
 					sizeof(MyBreak->ns));
 			delete_key();
 		}

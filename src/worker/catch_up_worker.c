@@ -61,6 +61,9 @@
  */
 #define MAX_ANSWERS		32
 
+/* How long to look for a primary that was there; microseconds. */
+#define RETURN_TIME		INT64CONST(2000000)
+
 /* "timeline position", as in "1 0/16B3748". */
 #define POSITION_TEXT	64
 
@@ -75,6 +78,8 @@ struct CatchUpWorker
 	int64		next_time;		/* likewise: to look for the primary */
 	bool		busy;			/* a request is in flight */
 
+	bool		saw_primary;
+	int64		missing_since;	/* clock_now(): when a question found none */
 	uint64		primary;		/* the lease of the primary that is asked */
 	int64		min_revision;	/* highest known when the request was sent, */
 	uint64		epoch;			/* and the epoch */
@@ -177,7 +182,7 @@ static bool
 read_primary(const EtcdKeyValue *kv, Primary *primary)
 {
 	char		key[KEY_LAYOUT_SIZE];
-	size_t		len = key_layout_primary(key, etcd_lock_namespace, GetSystemIdentifier(),
+	size_t		len = key_layout_primary(key, lock_shared->sentinel_ns, GetSystemIdentifier(),
 										 (uint64) kv->lease);
 
 	if (kv->lease == 0 || lease_id_is_own(kv->lease) || kv->key_len != len ||
@@ -271,6 +276,25 @@ ask(const EtcdKeyValue *primary)
 	pfree(value);
 }
 
+/*
+ * A primary that has lost its lease is not registered for some round trips, until
+ * it has another one, while its locks are free already.  So look again for a while
+ * if there was one.
+ */
+static bool
+may_return(void)
+{
+	int64		now = clock_now();
+	int64		longest = Min(RETURN_TIME, (int64) etcd_lock_request_timeout * 1000 / 2);
+
+	if (!MyCatchUp->saw_primary)
+		return false;
+	if (MyCatchUp->missing_since == 0)
+		MyCatchUp->missing_since = now;
+	MyCatchUp->saw_primary = now - MyCatchUp->missing_since < longest;
+	return MyCatchUp->saw_primary;
+}
+
 static void
 looked(void *arg, const EtcdResponse *response)
 {
@@ -293,10 +317,16 @@ looked(void *arg, const EtcdResponse *response)
 	primary = choose(&result.range);
 	if (!is_recent(response, &result.header))
 		fail(UNEXPECTED);
-	else if (primary == NULL)
-		finish(&no_primary);
-	else
+	else if (primary != NULL)
+	{
+		MyCatchUp->saw_primary = true;
+		MyCatchUp->missing_since = 0;
 		ask(primary);
+	}
+	else if (may_return())
+		again_at(LOOK_AGAIN);
+	else
+		finish(&no_primary);
 	etcd_response_free_range(&result);
 }
 
@@ -307,7 +337,7 @@ look(void)
 	char		start[KEY_LAYOUT_SIZE];
 	char		end[KEY_LAYOUT_SIZE];
 
-	key_layout_primaries(start, end, etcd_lock_namespace, GetSystemIdentifier());
+	key_layout_primaries(start, end, lock_shared->sentinel_ns, GetSystemIdentifier());
 	op.range.key = start;
 	op.range.key_len = strlen(start);
 	op.range.end = end;
@@ -329,6 +359,7 @@ catch_up_worker_tick(void)
 		MyCatchUp->give_up_at = now + (int64) etcd_lock_request_timeout * 1000;
 		MyCatchUp->next_time = now;
 		MyCatchUp->busy = false;
+		MyCatchUp->missing_since = 0;
 		MyCatchUp->primary = 0;
 	}
 	if (now >= MyCatchUp->give_up_at)

@@ -471,7 +471,7 @@ add_own_hop(DeadlockProbe *probe, const DeadlockKey *wanted, bool exclusive)
 	if (hop == NULL)
 		return NULL;
 	hop->lease = (uint64) lease_id();
-	strlcpy(hop->ns, etcd_lock_namespace, sizeof(hop->ns));
+	strlcpy(hop->ns, lock_shared->sentinel_ns, sizeof(hop->ns));
 	hop->wanted = *wanted;
 	hop->exclusive = exclusive;
 	return hop;

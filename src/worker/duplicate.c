@@ -181,7 +181,6 @@ compare(const EtcdOpResult *range, int64 put_revision)
 	int64		ttl = (int64) etcd_lock_lease_ttl * 1000000;
 	EtcdHolder	holder = {0};
 
-	MyDuplicate->looked_lease = lease_id();
 	MyDuplicate->next_time = clock_now() + (other == NULL ? LOOK_INTERVAL : LOOK_AGAIN);
 	if (own_revision == 0)
 		own_revision = put_revision;
@@ -245,6 +244,7 @@ looked(void *arg, const EtcdResponse *response)
 	if ((uint64) (uintptr_t) arg != (uint64) lease_id() || !lease_alive() ||
 		!response->delivered)
 		return;
+	MyDuplicate->looked_lease = lease_id();
 	if (!etcd_response_txn(&response->reply, &result, &error))
 	{
 		/* No standby will find us, so sessions must not wait for that. */
@@ -279,7 +279,7 @@ duplicate_tick(void)
 		return;
 	value = key_value_make(NULL, MyProcPid, GetCurrentTimestamp());
 	ops[0].range.key = key;
-	ops[0].range.key_len = key_layout_primary(key, etcd_lock_namespace, GetSystemIdentifier(),
+	ops[0].range.key_len = key_layout_primary(key, lock_shared->sentinel_ns, GetSystemIdentifier(),
 											  (uint64) lease_id());
 	ops[0].value = value;
 	ops[0].value_len = strlen(value);
@@ -287,7 +287,7 @@ duplicate_tick(void)
 	compare.range = ops[0].range;
 	ops[1].range.key = start;
 	ops[1].range.end = end;
-	key_layout_primaries(start, end, etcd_lock_namespace, GetSystemIdentifier());
+	key_layout_primaries(start, end, lock_shared->sentinel_ns, GetSystemIdentifier());
 	ops[1].range.key_len = strlen(start);
 	ops[1].range.end_len = strlen(end);
 	ops[1].limit = MAX_SEEN;

@@ -51,7 +51,7 @@ describe_server(EtcdHolder *holder)
 	holder->has_port = true;
 	holder->port = PostPortNumber;
 	holder->has_sentinel_ns = true;
-	strlcpy(holder->sentinel_ns, etcd_lock_namespace, sizeof(holder->sentinel_ns));
+	strlcpy(holder->sentinel_ns, lock_shared->sentinel_ns, sizeof(holder->sentinel_ns));
 }
 
 StaticAssertDecl(LOCK_PROC_TEXT <= ETCD_HOLDER_TEXT,

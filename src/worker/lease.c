@@ -568,10 +568,12 @@ put_sentinel(void)
 		.target = ETCD_COMPARE_CREATE,.result = ETCD_COMPARE_EQUAL,.revision = 0
 	};
 	EtcdTxn		txn = {&compare, 1, puts, 1, &range, 1};
-	char	   *value = key_value_make(NULL, MyProcPid, GetCurrentTimestamp());
+	char	   *value;
 
 	MyLease->registers = !RecoveryInProgress() && !MyLease->may_not_register;
 	txn.nsuccess = MyLease->registers ? 2 : 1;
+	strlcpy(lock_shared->sentinel_ns, etcd_lock_namespace, sizeof(lock_shared->sentinel_ns));
+	value = key_value_make(NULL, MyProcPid, GetCurrentTimestamp());
 	key_layout_sentinel(lock_shared->sentinel_key, etcd_lock_namespace,
 						(uint64) lease_id());
 	puts[0].range.key = lock_shared->sentinel_key;

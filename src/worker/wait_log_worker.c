@@ -92,7 +92,9 @@ wait_log_worker_take(WorkerName *name, HolderQuestion *question)
 		if (first == NULL)
 			continue;
 		question->name = pstrdup(name->name);
-		question->key = pnstrdup(first->key, first->key_len);
+		question->key = palloc(first->key_len); /* a foreign one may have any
+												 * bytes */
+		memcpy(question->key, first->key, first->key_len);
 		question->key_len = first->key_len;
 		question->note = note_on(entry, i, first);
 		question->nahead = key->nahead;

@@ -170,6 +170,9 @@ foreach my $db (qw(tenant1 tenant2))
 		"ALTER DATABASE $db SET etcd_lock.namespace = '$db/'");
 	$primary->safe_psql($db, 'CREATE EXTENSION etcd_lock');
 }
+# Not in the namespace, although the key is below it.
+my $outside = $etcd->grant;
+$etcd->put("tenant1/$_", '', $outside) foreach 'write/1-1', '1', '/write/1-1', '/1', 'read/1-1';
 my ($tenant1, $tenant2) = map { session($primary, db => $_) } qw(tenant1 tenant2);
 $_->query("SELECT etcd_lock('/a'), etcd_lock(7)") foreach $tenant1, $tenant2;
 is( queue($primary, undef, 'name, datname', 'tenant1'),
@@ -178,6 +181,7 @@ is( queue($primary, undef, 'name, datname', 'tenant1'),
 is( queue($primary, '/a', 'name, datname, key LIKE $$tenant2/%$$', 'tenant2'),
 	'/a|tenant2|t',
 	'and so are names');
+$etcd->revoke($outside);
 is( queue($other, undef, 'DISTINCT name') =~ tr/\n//,
 	3, 'without a namespace all of them are seen');
 

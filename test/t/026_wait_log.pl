@@ -144,6 +144,30 @@ sub still_waiting
 	$waiter->query("SELECT etcd_unlock('/evil')");
 }
 
+# A key with bytes that no text has, and very long.
+{
+	my $lease = $etcd->call('/v3/lease/grant', { TTL => 60 })->{ID};
+	my $worker = worker_pid($here);
+	foreach my $key ("/nul/x\0y", "/nul2/x\0" . 'y' x 1_000_000)
+	{
+		my ($name) = $key =~ m{^(/\w+)};
+		$etcd->call('/v3/kv/put',
+			{
+				key => encode_base64($key, ''),
+				value => encode_base64('{"server":"odd","pid":1}', ''),
+				lease => $lease
+			});
+		my ($line, $detail) = wait_and_log("a key of $name", $waiter, "SELECT etcd_lock('$name')");
+		like($detail, qr/server "odd"|another client of etcd|does not tell/, "$name: its key is asked for");
+		$etcd->revoke($lease);
+		$waiter->result;
+		$waiter->query("SELECT etcd_unlock('$name')");
+		$lease = $etcd->call('/v3/lease/grant', { TTL => 60 })->{ID};
+	}
+	is(worker_pid($here), $worker, '... the worker is the same');
+	$etcd->revoke($lease);
+}
+
 # An integer key, and a name in a namespace.
 {
 	$far->query("SELECT etcd_lock(42); SET etcd_lock.namespace = 'ns/'; SELECT etcd_lock('/w')");

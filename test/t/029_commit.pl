@@ -352,6 +352,29 @@ SQL
 	$_->quit foreach $simple, $session;
 };
 
+fault 'a pipeline behind a command that acts before its commit' => sub {
+	my $session = extended($here);
+	$session->query("SET etcd_lock.on_loss = warn; SELECT etcd_lock('/pipeline')");
+	foreach my $loses (0, 1)
+	{
+		my $value = "pipeline $loses";
+		$session->pipeline(
+			'ALTER DATABASE postgres CONNECTION LIMIT 50',
+			"INSERT INTO t SELECT '$value' FROM pg_sleep(3)");
+		wait_until('it sleeps',
+			sub { $control->query("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") eq '1' });
+		if ($loses)
+		{
+			break_lock('/pipeline');
+			wait_until_lost('/pipeline');
+		}
+		is($session->result->{sqlstate}, $loses ? 'EL002' : '', "$value: its commit");
+		is(committed($here, $value), $loses ? 0 : 1, "$value: what is committed");
+	}
+	$session->quit;
+	$control->query('ALTER DATABASE postgres CONNECTION LIMIT -1');
+};
+
 fault 'release, when etcd does not answer' => sub {
 	my $session = session($here);
 	my $portals = extended($here);

@@ -81,6 +81,31 @@ part 'on_loss is what it is when the lock is lost' => sub {
 	$session->quit;
 };
 
+# All processes read the server's configuration, also those that can hold no lock.
+part 'on_loss of the server' => sub {
+	my $session = session($here);
+	$session->query("SELECT etcd_lock('/a')");
+	foreach my $value (qw(warn cancel terminate))
+	{
+		$control->query("ALTER SYSTEM SET etcd_lock.on_loss = $value");
+		$control->query('SELECT pg_reload_conf()');
+		wait_until("a session has $value",
+			sub { $control->query('SHOW etcd_lock.on_loss') eq $value });
+		$session->query('SELECT 1');
+		sleep 0.5;
+		is($control->query("SELECT count(*) FROM etcd_locks, etcd_lock_status() WHERE name = '/a'"),
+			1, "on_loss = $value: views");
+		is($control->query("SELECT etcd_try_lock('/$_'), etcd_unlock('/$_')"), 't|t', "on_loss = $value: locks")
+		  foreach 1 .. 300;
+	}
+	break_lock('/a');
+	wait_until('the session ends', sub { !is_alive($session) });
+	pass('on_loss: terminate, after a reload');
+	$control->query('ALTER SYSTEM RESET etcd_lock.on_loss');
+	$control->query('SELECT pg_reload_conf()');
+	wait_until('the default', sub { $control->query('SHOW etcd_lock.on_loss') eq 'cancel' });
+};
+
 # The session is told which lock it was, and who has broken it.
 foreach my $by ('another server', 'the same server')
 {

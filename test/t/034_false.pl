@@ -18,6 +18,8 @@ END
 my ($here, $there) =
   map { start_server($_, endpoints => $etcd->endpoint, conf => "$conf\ncluster_name = '$_'") }
   qw(here there);
+$here->safe_psql('postgres',
+	'CREATE ROLE app LOGIN; GRANT EXECUTE ON FUNCTION etcd_try_lock(text, text) TO app');
 my ($holder, $other) = (session($there), session($there));
 my ($first, $second, $third) = map { session($here) } 1 .. 3;
 
@@ -175,6 +177,12 @@ sub no_answer
 	is_error(
 		$first->try("RESET lock_timeout; CALL etcd_lock_wait('/new', '500ms')"),
 		'55P03', qr/in time/, $link, "$name: CALL");
+
+	# Where etcd is, not everybody is told.
+	my $user = session($here, user => 'app');
+	my $result = $user->try("SELECT etcd_try_lock('/new', '500 ms')");
+	is("$result->{sqlstate}|" . (detail($result)), '08006|', "$name: a user without rights");
+	$user->quit;
 
 	# What PostgreSQL knows by itself.
 	$first->query('SELECT pg_advisory_lock(8)');
