@@ -42,6 +42,12 @@ SELECT etcd_lock_fence('42', :token);
 SELECT etcd_unlock(42);
 SELECT etcd_lock_fence('42', :token);
 
+-- However it is written
+SELECT etcd_lock_fence(' 042', :token), etcd_lock_fence('+42', :token + 2),
+       etcd_lock_fence('1,2', 2), etcd_lock_fence('1, 2', 1);
+SELECT name FROM etcd_lock_fences ORDER BY name COLLATE "C";
+SELECT etcd_lock_fence_reset(' 1,2');
+
 -- Who does not hold it gets a plain answer
 SELECT etcd_lock_fence('fenced', 1);
 

@@ -84,13 +84,15 @@ run(const char *sql, const char *name, int64 token, int64 *result)
 	return found;
 }
 
-/* The name of the row. */
+/* The name of the row.  Each way to write an integer key is the same lock. */
 static char *
 row_name(FunctionCallInfo fcinfo, LockName *name)
 {
 	lock_sql_refuse_null(fcinfo, 0, _("name"));
 	lock_name_from_shown(name, PG_GETARG_TEXT_PP(0));
 	return psprintf("%s%s", etcd_lock_namespace,
+					name->tag.locktag_field1 != InvalidOid ?
+					lock_name_for_user(name->key, name->namespace_len, &name->tag) :
 					text_to_cstring(PG_GETARG_TEXT_PP(0)));
 }
 
