@@ -143,15 +143,6 @@ key_layout_deadlock(char *key, const char *ns, uint64_t lease, uint64_t sender, 
 }
 
 size_t
-key_layout_sibling(char *key, const char *sentinel, uint64_t lease)
-{
-	const char *last = strrchr(sentinel, '/');
-
-	return BUILD(key, "%.*s/%" PRIx64, last == NULL ? 0 : (int) (last - sentinel),
-				 sentinel, lease);
-}
-
-size_t
 key_layout_note(char *key, const char *ns, int64_t create_revision,
 				uint64_t lease, uint64_t serial)
 {

@@ -124,9 +124,6 @@ extern size_t key_layout_deadlock(char *key, const char *ns, uint64_t lease,
 extern bool key_layout_is_deadlock(const char *key, size_t key_len, const char *sentinel,
 								   uint64_t *sender, uint64_t *id);
 
-/* The sentinel of another server of the same namespace. */
-extern size_t key_layout_sibling(char *key, const char *sentinel, uint64_t lease);
-
 /* The note that says who has a key now. */
 extern size_t key_layout_note(char *key, const char *ns, int64_t create_revision,
 							  uint64_t lease, uint64_t serial);

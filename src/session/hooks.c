@@ -89,6 +89,9 @@ hooks_executor_run(QueryDesc *queryDesc, ScanDirection direction, uint64 count
 		.callback = loss_error_context
 	};
 
+	/* A portal may have been bound before the command that acts at once. */
+	if (!in_hook)
+		commit_begin_statement();
 	if (in_hook || !lock_session_holds_any())
 	{
 		run_executor(queryDesc, direction, count COMPAT_EXECUTE_ONCE);

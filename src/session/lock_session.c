@@ -463,7 +463,6 @@ lock_session_granted(LocalHold *local, ResourceOwner owner)
 	local->token = local->hold->token;
 	if (first_epoch == 0)
 		first_epoch = local->hold->epoch;
-	loss_signal_set_on_loss(etcd_lock_on_loss);
 	loss_timer_watch(local->hold->epoch);
 }
 
@@ -619,6 +618,7 @@ lock_session_enter(const LockName *name, LockMode mode)
 
 	if (first_epoch == 0)
 		losses_before = loss_signal_losses();
+	loss_signal_set_on_loss(etcd_lock_on_loss);
 	make_id(id, name, mode);
 	local = hash_search(local_holds, id, HASH_FIND, NULL);
 	if (local == NULL)

@@ -182,7 +182,7 @@ static bool
 read_primary(const EtcdKeyValue *kv, Primary *primary)
 {
 	char		key[KEY_LAYOUT_SIZE];
-	size_t		len = key_layout_primary(key, lock_shared->sentinel_ns, GetSystemIdentifier(),
+	size_t		len = key_layout_primary(key, etcd_lock_namespace, GetSystemIdentifier(),
 										 (uint64) kv->lease);
 
 	if (kv->lease == 0 || lease_id_is_own(kv->lease) || kv->key_len != len ||
@@ -206,19 +206,32 @@ comes_first(const Primary *a, const Primary *b)
 	return older;
 }
 
-static const EtcdKeyValue *
-choose(const EtcdOpResult *range)
+/* Returns false if there is none. */
+static bool
+choose(const EtcdOpResult *range, Primary *best)
 {
-	Primary		best = {NULL};
 	Primary		other;
 
+	best->kv = NULL;
 	for (int i = 0; i < range->nkvs; i++)
 	{
 		if (read_primary(&range->kvs[i], &other) &&
-			(best.kv == NULL || comes_first(&other, &best)))
-			best = other;
+			(best->kv == NULL || comes_first(&other, best)))
+			*best = other;
 	}
-	return best.kv;
+	return best->kv != NULL;
+}
+
+/*
+ * The sentinel of another server is where the value of its key says.  Our own
+ * namespace may be another one, until the next lease after a reload.
+ */
+static void
+make_sentinel(char *sentinel, const EtcdHolder *holder, uint64 lease)
+{
+	(void) key_layout_sentinel(sentinel,
+							   holder->has_sentinel_ns ? holder->sentinel_ns :
+							   lock_shared->sentinel_ns, lease);
 }
 
 /* ---- the question ---- */
@@ -251,7 +264,7 @@ asked(void *arg, const EtcdResponse *response)
 }
 
 static void
-ask(const EtcdKeyValue *primary)
+ask(const Primary *primary)
 {
 	char		sentinel[KEY_LAYOUT_SIZE];
 	char		key[KEY_LAYOUT_SIZE];
@@ -259,19 +272,19 @@ ask(const EtcdKeyValue *primary)
 	EtcdOp		put = {.type = ETCD_OP_PUT};
 	EtcdCompare compare = {
 		.target = ETCD_COMPARE_CREATE,.result = ETCD_COMPARE_EQUAL,
-		.revision = primary->create_revision
+		.revision = primary->kv->create_revision
 	};
 	EtcdTxn		txn = {&compare, 1, &put, 1, NULL, 0};
 
-	compare.range.key = primary->key;
-	compare.range.key_len = primary->key_len;
-	(void) key_layout_sibling(sentinel, lock_shared->sentinel_key, (uint64) primary->lease);
+	compare.range.key = primary->kv->key;
+	compare.range.key_len = primary->kv->key_len;
+	make_sentinel(sentinel, &primary->holder, (uint64) primary->kv->lease);
 	put.range.key = key;
 	put.range.key_len = key_layout_question(key, sentinel, (uint64) lease_id(), MyCatchUp->id);
 	put.value = value;
 	put.value_len = strlen(value);
-	put.lease = primary->lease;
-	MyCatchUp->primary = (uint64) primary->lease;
+	put.lease = primary->kv->lease;
+	MyCatchUp->primary = (uint64) primary->kv->lease;
 	call(etcd_request_txn(&txn), asked);
 	pfree(value);
 }
@@ -301,7 +314,8 @@ looked(void *arg, const EtcdResponse *response)
 	static const CatchUpAnswer no_primary = {.kind = CATCH_UP_NO_PRIMARY};
 	EtcdRangeResult result;
 	EtcdError	error;
-	const EtcdKeyValue *primary;
+	Primary		primary;
+	bool		is_there;
 
 	if (!is_current(arg))
 		return;
@@ -314,14 +328,14 @@ looked(void *arg, const EtcdResponse *response)
 			fail(error.message);
 		return;
 	}
-	primary = choose(&result.range);
+	is_there = choose(&result.range, &primary);
 	if (!is_recent(response, &result.header))
 		fail(UNEXPECTED);
-	else if (primary != NULL)
+	else if (is_there)
 	{
 		MyCatchUp->saw_primary = true;
 		MyCatchUp->missing_since = 0;
-		ask(primary);
+		ask(&primary);
 	}
 	else if (may_return())
 		again_at(LOOK_AGAIN);
@@ -337,7 +351,7 @@ look(void)
 	char		start[KEY_LAYOUT_SIZE];
 	char		end[KEY_LAYOUT_SIZE];
 
-	key_layout_primaries(start, end, lock_shared->sentinel_ns, GetSystemIdentifier());
+	key_layout_primaries(start, end, etcd_lock_namespace, GetSystemIdentifier());
 	op.range.key = start;
 	op.range.key_len = strlen(start);
 	op.range.end = end;
@@ -443,8 +457,10 @@ answer_question(const EtcdKeyValue *question, uint64 asker, uint64 id)
 		.revision = question->mod_revision
 	};
 	EtcdTxn		txn = {&compare, 1, ops, 2, NULL, 0};
+	EtcdHolder	holder;
 
-	(void) key_layout_sibling(sentinel, lock_shared->sentinel_key, asker);
+	(void) etcd_holder_decode(question->value, question->value_len, &holder);
+	make_sentinel(sentinel, &holder, asker);
 	snprintf(value, sizeof(value), "%u %X/%X", GetWALInsertionTimeLine(),
 			 LSN_FORMAT_ARGS(end_of_wal()));
 	ops[0].range.key = key;

@@ -58,6 +58,9 @@
 /* How many registered servers are considered. */
 #define MAX_SEEN		16
 
+/* Foreign clients may put values of any size there; bytes. */
+#define MAX_RESPONSE	(1024 * 1024)
+
 struct Duplicate
 {
 	bool		busy;			/* a request of ours is in flight */
@@ -241,10 +244,14 @@ looked(void *arg, const EtcdResponse *response)
 
 	MyDuplicate->busy = false;
 	MyDuplicate->next_time = clock_now() + LOOK_AGAIN;
-	if ((uint64) (uintptr_t) arg != (uint64) lease_id() || !lease_alive() ||
-		!response->delivered)
+	if ((uint64) (uintptr_t) arg != (uint64) lease_id() || !lease_alive())
 		return;
-	MyDuplicate->looked_lease = lease_id();
+	if (response->delivered || response->too_long)
+		MyDuplicate->looked_lease = lease_id();
+	if (response->too_long)
+		report(response->error);
+	if (!response->delivered)
+		return;
 	if (!etcd_response_txn(&response->reply, &result, &error))
 	{
 		/* No standby will find us, so sessions must not wait for that. */
@@ -264,7 +271,7 @@ looked(void *arg, const EtcdResponse *response)
 void
 duplicate_tick(void)
 {
-	static const LinkCallbacks callbacks = {.done = looked};
+	static const LinkCallbacks callbacks = {.done = looked,.max_message = MAX_RESPONSE};
 	char		key[KEY_LAYOUT_SIZE];
 	char		start[KEY_LAYOUT_SIZE];
 	char		end[KEY_LAYOUT_SIZE];
@@ -279,7 +286,7 @@ duplicate_tick(void)
 		return;
 	value = key_value_make(NULL, MyProcPid, GetCurrentTimestamp());
 	ops[0].range.key = key;
-	ops[0].range.key_len = key_layout_primary(key, lock_shared->sentinel_ns, GetSystemIdentifier(),
+	ops[0].range.key_len = key_layout_primary(key, etcd_lock_namespace, GetSystemIdentifier(),
 											  (uint64) lease_id());
 	ops[0].value = value;
 	ops[0].value_len = strlen(value);
@@ -287,7 +294,7 @@ duplicate_tick(void)
 	compare.range = ops[0].range;
 	ops[1].range.key = start;
 	ops[1].range.end = end;
-	key_layout_primaries(start, end, lock_shared->sentinel_ns, GetSystemIdentifier());
+	key_layout_primaries(start, end, etcd_lock_namespace, GetSystemIdentifier());
 	ops[1].range.key_len = strlen(start);
 	ops[1].range.end_len = strlen(end);
 	ops[1].limit = MAX_SEEN;

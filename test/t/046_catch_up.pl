@@ -397,6 +397,38 @@ is(sees($below, $table), 't', 'it is waited for, too');
 $below->query("SELECT etcd_unlock('/m')");
 $etcd->revoke($lease);
 
-is_left_clean($etcd, $standby, $cascading, $outsider);
+# A primary that loses its lease has no key until it has another one, but its locks are free.
+$there->query("SELECT etcd_lock('/m')");
+$below->send("CALL etcd_lock_wait('/m')");
+wait_until_waiting($below);
+$cascading->safe_psql('postgres', 'SELECT pg_wal_replay_pause()');
+$there->query('CREATE TABLE between_leases ()');
+my $its = $standby->safe_psql('postgres', 'SELECT lease FROM etcd_lock_status()');
+$etcd->revoke($_->{lease}) foreach grep { sprintf('%x', $_->{lease}) eq $its } $etcd->entries('/m/');
+wait_until_behind($below);
+resume($cascading);
+is($below->result->{sqlstate}, '', 'between two leases of the primary');
+is(sees($below, 'between_leases'), 't', 'it is waited for, too');
+$_->query("SELECT etcd_unlock('/m')") foreach $below, $there;
+
+# After a reload of the namespace, sentinels are where they were until the next lease.
+set($_, 'etcd_lock.namespace', 'moved/') foreach $standby, $cascading;
+wait_until('the primary is registered there', sub { $etcd->keys('moved/.etcd_lock/primary/') == 1 });
+$below->quit;
+$cascading->restart;
+$below = session($cascading);
+wait_until_locks_work($below);
+$cascading->safe_psql('postgres', 'SELECT pg_wal_replay_pause()');
+$table = migrate($there);
+$below->send("CALL etcd_lock_wait('/m')");
+wait_until_behind($below);
+resume($cascading);
+is($below->result->{sqlstate}, '', 'in another namespace');
+is(sees($below, $table), 't', 'it is waited for, too');
+$below->query("SELECT etcd_unlock('/m')");
+
 $_->quit foreach $there, $below, $elsewhere;
+set($_, 'etcd_lock.namespace', '') foreach $standby, $cascading;
+$_->restart foreach $standby, $cascading;
+is_left_clean($etcd, $standby, $cascading, $outsider);
 finish($etcd, $cascading, $standby, $outsider);

@@ -226,4 +226,5 @@ cmp_ok($grown, '<', 2048, 'the worker does not grow');
 cmp_ok(descriptors(), '<=', $descriptors + 1, 'nor does it keep descriptors');
 is(connections(), 1, 'nor connections');
 
+$look->quit;
 finish($etcd, $here, $there);

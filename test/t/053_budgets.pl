@@ -139,9 +139,20 @@ foreach my $where ('this server', 'another server')
 	{
 		my $result;
 
-		# That the place in the tag's queue is had, and others are ahead in etcd, comes later.
-		wait_until("waits, $where: $sql is refused",
-			sub { $result = $third->try("SET lock_timeout = '5s'; $sql"); return $result->{sqlstate} eq '53400' });
+		# That the place in the tag's queue is had, and others are ahead in etcd, comes later:
+		# until then the newcomer may be the second one, and the second one refused.
+		wait_until(
+			"waits, $where: $sql is refused",
+			sub {
+				$result = $third->try("SET lock_timeout = '5s'; $sql");
+				if ($second->done)
+				{
+					$second->result;
+					$second->send("SELECT etcd_lock_shared('/w2')");
+					wait_until_waiting($second);
+				}
+				return $result->{sqlstate} eq '53400';
+			});
 		like($result->{err}, qr/too many sessions of role "tenant" wait.*DETAIL:.*2.*HINT:.*max_waiting_per_role/s, "waits, $where: said why: $sql");
 	}
 	is($third->query("SELECT etcd_try_lock('/w1')"), 'f', "waits, $where: who only tries is answered");

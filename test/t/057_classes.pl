@@ -56,7 +56,7 @@ foreach my $n (1, 3)
 	my ($ready, $locked, $held, $released);
 	foreach my $attempt (1 .. 3)
 	{
-		wait_until_locks_work($look);
+		wait_until("$n slow: a lease again", sub { status("state = 'ready'") eq 't' });
 		my $lease = status('lease');
 		$locked = $session->try("SELECT etcd_lock('/slow') > 0")->{out};
 		$ready = 1;

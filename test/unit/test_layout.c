@@ -54,8 +54,6 @@ test_building(void)
 		  "app/.etcd_lock/server/ee/position/ff-000000000012", "its answer");
 	built(key_layout_deadlock(key, "app/", 0xff, 0xee, 12),
 		  "app/.etcd_lock/server/ff/deadlock/ee-000000000012", "a path of waits");
-	built(key_layout_sibling(key, "app/.etcd_lock/server/ff", 0xee),
-		  "app/.etcd_lock/server/ee", "another server's sentinel");
 	built(key_layout_note(key, "app/", 1234, 0xff, 12),
 		  "app/.etcd_lock/holder/1234/ff-000000000012", "a note");
 	built(key_layout_tick(key, "app//x/y", 4), "app/.etcd_lock/tick//x/y", "a tick");

@@ -79,7 +79,7 @@ sub release
 sub DESTROY
 {
 	my ($self) = @_;
-	$self->{run}->kill_kill if $self->{run};
+	$self->{run}->kill_kill if $self->{run} && ${^GLOBAL_PHASE} ne 'DESTRUCT';
 	return;
 }
 
