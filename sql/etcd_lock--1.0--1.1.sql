@@ -143,6 +143,21 @@ BEGIN
 					AND classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass)
 			WHERE objoid OPERATOR(pg_catalog.=) added
 				AND classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass;
+
+			-- Since PostgreSQL 17, a role that is named there cannot be dropped.
+			DELETE FROM pg_catalog.pg_shdepend
+			WHERE dbid OPERATOR(pg_catalog.=)
+					(SELECT oid FROM pg_catalog.pg_database
+					 WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+				AND classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+				AND objid OPERATOR(pg_catalog.=) added
+				AND deptype OPERATOR(pg_catalog.=) 'i'
+				AND NOT EXISTS
+					(SELECT FROM pg_catalog.pg_init_privs, pg_catalog.aclexplode(initprivs)
+					 WHERE objoid OPERATOR(pg_catalog.=) added
+						AND classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::regclass
+						AND (refobjid OPERATOR(pg_catalog.=) grantee
+							OR refobjid OPERATOR(pg_catalog.=) grantor));
 		END LOOP;
 	END LOOP;
 END

@@ -189,7 +189,7 @@ rethrow(const WaitEnd *end)
 	ErrorData  *error = CopyErrorData();
 
 	FlushErrorState();
-	error->detail = wait_end_detail(end);
+	error->detail = lock_text_for_message(wait_end_detail(end));
 	ReThrowError(error);
 }
 

@@ -172,7 +172,8 @@ wait_for_tag_at_most(LocalHold *local, bool session, const WaitDeadlines *deadli
 			result = TAG_TRY_AGAIN;
 		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
 				 deadlines->lock_timeout_at > deadlines->give_up_at)
-			result = TAG_NOT_AVAILABLE;
+			result = clock_now() < deadlines->give_up_at ?	/* PostgreSQL's longest */
+				TAG_TRY_AGAIN : TAG_NOT_AVAILABLE;
 		else
 			ReThrowError(error);
 		FlushErrorState();

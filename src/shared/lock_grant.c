@@ -93,6 +93,7 @@ grant(LockEntry *entry, LockHold *hold, LockKey *key)
 
 	set_state(hold, HOLD_HOLDING);
 	hold->wants_probe = false;
+	hold->wants_holder = false;
 	local_wait_end(hold);
 	lock_keep_taken(entry, key);
 	hold->key_id = lock_key_id(key);

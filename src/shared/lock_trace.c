@@ -186,6 +186,6 @@ lock_trace_say_holder(const LockName *name, const char *holder)
 			(errmsg_internal("%s: waits for another server (%lld.%03d ms)",
 							 lock_of(name->key, name->namespace_len, &name->tag),
 							 (long long) (after / 1000), (int) (after % 1000)),
-			 errdetail_internal("%s", holder),
+			 errdetail_internal("%s", lock_text_for_message(holder)),
 			 errhidestmt(true), errhidecontext(true)));
 }

@@ -513,7 +513,10 @@ slice_responded(Slice *slice, const EtcdResponse *response)
 		if (error.code == ETCD_PERMISSION_DENIED)
 			look_one_by_one(slice);
 		else
+		{
+			(void) txn_build_note_error(&error);
 			take_back_slice(slice);
+		}
 		if (error.code == ETCD_BAD_RESPONSE)
 			link_bad_response(response, error.message);
 	}

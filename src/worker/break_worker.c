@@ -105,11 +105,12 @@ delete_done(void *arg, const EtcdResponse *response)
 	if (!is_current(arg))
 		 /* given up */ ;
 	else if (response->delivered && !decoded && MyBreak->with_message &&
-			 (error.code == ETCD_PERMISSION_DENIED || error.code == ETCD_NOT_FOUND))
+			 (error.code == ETCD_PERMISSION_DENIED || error.code == ETCD_NOT_FOUND ||
+			  error.code == ETCD_RESOURCE_EXHAUSTED))
 	{
 		/*
-		 * We may not write there, or the lease is gone: delete without a
-		 * message.
+		 * We may not write there, the lease is gone, or etcd is full: delete
+		 * without a message.
 		 */
 		MyBreak->with_message = false;
 		delete_key();

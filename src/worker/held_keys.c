@@ -226,6 +226,7 @@ notes_done(void *arg, const EtcdResponse *response)
 			link_bad_response(response, error.message);
 		else
 			MyHeldKeys->notes_not_before = clock_now() + REFUSED_PAUSE;
+		(void) txn_build_note_error(&error);
 	}
 
 	if (done && notes->epoch == deadline_epoch(&lock_shared->deadline))

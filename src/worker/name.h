@@ -50,6 +50,7 @@ typedef struct WorkerKey
 	bool		is_audited;		/* in audit.c's list, by audited_at */
 	bool		queued;			/* in a queue of txn_queue.c */
 	bool		was_read;		/* try: first step done, nobody in the way */
+	int			nraces;			/* try: keys that came and went before it */
 	bool		counts_ticks;	/* there is no tick: count those of the
 								 * namespace */
 	bool		ahead_known;	/* QUEUED: ahead and nahead are good */

@@ -72,13 +72,14 @@ txn_build_max_ops(void)
 }
 
 /*
- * Etcd refuses Txns with this many operations.  Returns false if we cannot use
- * fewer.
+ * If etcd refuses Txns with so many operations, use fewer.  Returns false if that is
+ * not the error, or if we cannot.
  */
 bool
-txn_build_lower_max_ops(void)
+txn_build_note_error(const EtcdError *error)
 {
-	if (MyTxnBuild->max_ops <= LEAST_OPS)
+	if (strstr(error->message, "too many operations") == NULL ||
+		MyTxnBuild->max_ops <= LEAST_OPS)
 		return false;
 	MyTxnBuild->max_ops = Max(MyTxnBuild->max_ops / 2, LEAST_OPS);
 	return true;

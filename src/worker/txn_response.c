@@ -32,6 +32,9 @@
 #define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 #define REFUSED_PAUSE		INT64CONST(1000000)
 
+/* How often a try is put after a read before it waits in the queue. */
+#define MAX_RACES			3
+
 /* What became of an operation if its Txn was not applied. */
 typedef enum Outcome
 {
@@ -228,6 +231,8 @@ refuse_try(WorkerKey *key, TickState tick, int64 sent_at)
  * The keys ahead may only be kept by their servers, which give them up once
  * ours is in the queue.  So the try puts its key and waits for a while.  A
  * tick cannot be claimed in this way; its session gets the lock first.
+ * Likewise if keys come and go below the name, in the way of nobody, but each
+ * time between our read and our put.
  */
 static void
 try_behind_kept(WorkerKey *key, int64 sent_at)
@@ -300,6 +305,8 @@ try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision, int64 sen
 		key->counts_ticks = true;
 		key_step(key, KEY_ON_UNSENT, NULL); /* read once more */
 	}
+	else if (op->kind == TXN_OP_TRY && ++key->nraces > MAX_RACES)
+		try_behind_kept(key, sent_at);
 	else
 	{
 		key->was_read = true;
@@ -621,8 +628,7 @@ outcome_of_error(const Txn *txn, const EtcdResponse *response, const EtcdError *
 		case ETCD_FAILED_PRECONDITION:
 		case ETCD_OUT_OF_RANGE:
 		case ETCD_UNAUTHENTICATED:
-			if (strstr(error->message, "too many operations") != NULL &&
-				txn_build_lower_max_ops())
+			if (txn_build_note_error(error))
 				return OUTCOME_NOT_SENT;
 			return OUTCOME_REFUSED;
 

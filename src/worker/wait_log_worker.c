@@ -191,7 +191,8 @@ answer_sessions(const HolderQuestion *question, const char *text)
 	{
 		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
 
-		if (text == NULL || !hold->wants_holder || hold->mode != question->mode)
+		if (text == NULL || !hold->wants_holder || hold->mode != question->mode ||
+			hold->state != HOLD_ASKED)
 			continue;
 		hold->wants_holder = false;
 		strlcpy(lock_table_proc(hold->procno)->holder, text, LOCK_HOLDER_TEXT);

@@ -246,6 +246,11 @@ $there->start;
 $there->safe_psql('postgres', 'ALTER EXTENSION etcd_lock UPDATE');
 works_between('both 1.1');
 
+# A role that had grants can go.
+$here->safe_psql('postgres', 'DROP OWNED BY app, other; DROP ROLE app, other');
+is($here->safe_psql('postgres', "SELECT count(*) FROM pg_roles WHERE rolname IN ('app', 'other')"),
+	0, 'a role that had grants is dropped');
+
 # Away and back.
 $there->safe_psql('postgres', 'DROP EXTENSION etcd_lock; CREATE EXTENSION etcd_lock');
 is(version_of($there), '1.1', 'dropped and created');
