@@ -94,7 +94,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b->query("BEGIN; UPDATE t SET v = v + 1 WHERE i = 1");
 	$on_b2->query("SELECT etcd_lock('/2')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	wait_until_blocked($on_b);
+	wait_until('it is in the queue, and so the older one', sub { $etcd->keys('/1/') == 2 });
 	$on_a->send("SELECT etcd_lock('/2')");
 	my $until = time + 12 * $timeout;
 	my $n = 0;
