@@ -178,3 +178,19 @@ loss_signal_let_through(void)
 
 	return (gate & GATE_HELD_BACK) != 0;
 }
+
+/*
+ * The caller has ended the epoch: a session that still saw it in its guard had set its
+ * bit before, so it is seen here.
+ */
+bool
+loss_signal_any_committing(void)
+{
+	pg_memory_barrier();
+	for (int i = 0; i < MaxBackends; i++)
+	{
+		if ((pg_atomic_read_u32(&inbox_of(i)->gate) & GATE_COMMITTING) != 0)
+			return true;
+	}
+	return false;
+}

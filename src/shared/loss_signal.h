@@ -45,4 +45,7 @@ extern void loss_signal_hold_back(void);
 /* Let them through again.  Returns true if one was held back meanwhile. */
 extern bool loss_signal_let_through(void);
 
+/* Is any session between these two? */
+extern bool loss_signal_any_committing(void);
+
 #endif							/* LOSS_SIGNAL_H */

@@ -212,7 +212,13 @@ lease_gone(const char *reason)
 	MyLease->next_time = 0;
 	pg_atomic_write_u64(&lock_shared->lease, 0);
 	lock_shared->sentinel_revision = 0;
-	(void) old_leases_add(lease_id());	/* etcd may still have it */
+
+	/*
+	 * Etcd may still have it.  What the guard has let through is to be
+	 * committed before another server can have its locks, as if the lease had
+	 * run out by itself.
+	 */
+	(void) old_leases_add(lease_id(), clock_now() + margin());
 	end_epoch(reason);
 }
 
@@ -424,7 +430,7 @@ take_old_leases(const EtcdOpResult *sentinels)
 	{
 		int64		id = sentinels->kvs[i].lease;
 
-		if (is_old_lease(&sentinels->kvs[i], instance) && old_leases_add(id) &&
+		if (is_old_lease(&sentinels->kvs[i], instance) && old_leases_add(id, 0) &&
 			!lease_id_is_own(id))
 			ereport(LOG,
 					(errmsg("etcd_lock: freeing the locks of this server's last run, lease %llx",

@@ -14,6 +14,7 @@
 #include "client/link.h"
 #include "shared/clock.h"
 #include "shared/lease_id.h"
+#include "shared/loss_signal.h"
 #include "shared/settings.h"
 #include "utils/memutils.h"
 #include "worker/context.h"
@@ -26,6 +27,7 @@
 #define MAX_REFUSED			64
 
 #define RETRY_PAUSE			INT64CONST(100000)	/* microseconds */
+#define COMMIT_PAUSE		INT64CONST(5000)	/* likewise */
 #define REVOKE_TIMEOUT		1000	/* milliseconds */
 
 typedef struct OldLease
@@ -34,6 +36,7 @@ typedef struct OldLease
 	bool		in_flight;
 	bool		was_asked;		/* at least once, with any result */
 	int64		retry_at;		/* clock_now() */
+	int64		hold_until;		/* likewise: for sessions past the guard */
 } OldLease;
 
 struct OldLeases
@@ -75,7 +78,7 @@ find(int64 id)
 }
 
 bool
-old_leases_add(int64 id)
+old_leases_add(int64 id, int64 hold_until)
 {
 	OldLease   *old;
 
@@ -84,6 +87,7 @@ old_leases_add(int64 id)
 		return false;
 	memset(old, 0, sizeof(*old));
 	old->id = id;
+	old->hold_until = hold_until;
 	return true;
 }
 
@@ -154,6 +158,11 @@ old_leases_tick(void)
 
 		if (old->id == 0 || old->in_flight || old->retry_at > clock_now())
 			continue;
+		if (old->hold_until > clock_now() && loss_signal_any_committing())
+		{
+			old->retry_at = clock_now() + COMMIT_PAUSE;
+			continue;
+		}
 		old->in_flight = link_call(LINK_SIDE, etcd_request_lease_revoke(old->id),
 								   Min(REVOKE_TIMEOUT, etcd_lock_request_timeout),
 								   &callbacks, (void *) (intptr_t) old->id) != NULL;

@@ -13,10 +13,10 @@
 extern void old_leases_create(void);
 
 /*
- * Revoke it, unless etcd has refused that.  Returns false if that is already
- * in flight.
+ * Revoke it, unless etcd has refused that; until clock_now() is hold_until, not while a
+ * session is past the commit guard.  Returns false if that is already in flight.
  */
-extern bool old_leases_add(int64 id);
+extern bool old_leases_add(int64 id, int64 hold_until);
 
 extern void old_leases_tick(void);
 extern int64 old_leases_next_time(void);
