@@ -61,7 +61,8 @@ static enum
 {
 	COMMAND_NONE,
 	COMMAND_RUNS,
-	COMMAND_DONE
+	COMMAND_DONE,
+	COMMAND_COMMITS
 }			command = COMMAND_NONE;
 
 /*
@@ -301,6 +302,9 @@ pre_commit(bool changing)
 		guard(changing);
 		return;
 	}
+	/* What other modules' callbacks run from now on is no further statement. */
+	if (command == COMMAND_DONE)
+		command = COMMAND_COMMITS;
 	loss_signal_hold_back();
 	set_state(XACT_COMMITTING);
 	committing_changes = true;
@@ -362,7 +366,7 @@ transaction_released(void)
 		return;
 	state = XACT_READS;
 	state_lxid = InvalidLocalTransactionId;
-	if (command == COMMAND_DONE)
+	if (command == COMMAND_COMMITS)
 		command = COMMAND_NONE;
 	if (!loss_signal_let_through() || proc_exit_inprogress)
 		return;

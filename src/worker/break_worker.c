@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "client/link.h"
+#include "client/response.h"
 #include "etcd/etcd_api.h"
 #include "etcd/etcd_holder.h"
 #include "etcd/key_layout.h"
@@ -106,7 +107,7 @@ delete_done(void *arg, const EtcdResponse *response)
 		 /* given up */ ;
 	else if (response->delivered && !decoded && MyBreak->with_message &&
 			 (error.code == ETCD_PERMISSION_DENIED || error.code == ETCD_NOT_FOUND ||
-			  error.code == ETCD_RESOURCE_EXHAUSTED))
+			  (error.code == ETCD_RESOURCE_EXHAUSTED && !response_is_busy(&error))))
 	{
 		/*
 		 * We may not write there, the lease is gone, or etcd is full: delete
