@@ -201,9 +201,18 @@ sub idle_again
 		$kept = stat_of($rig, 'a', 'kept');
 		last if $kept == $many;
 	}
-	my $batches = stat_of($rig, 'a', 'batches');
-	wait_until('all are gone', sub { stat_of($rig, 'a', 'kept') == 0 }, 60);
-	wait_until('all are gone from etcd', sub { !$rig->etcd->keys('/idle/') }, 60);
+
+	# The requests before are reads of the queues.
+	my $batches;
+	wait_until(
+		'the first ones are gone',
+		sub {
+			my ($still, $now) = split /\|/, stat_of($rig, 'a', "kept || '|' || batches");
+			$batches = $now if $still == $kept;
+			return $still < $kept;
+		},
+		60);
+	wait_until('all are gone from etcd', sub { !$rig->etcd->key_count('/idle/') }, 60);
 	my $late = time - $used - $keep;
 	$batches = stat_of($rig, 'a', 'batches') - $batches;
 	$_->quit foreach @sessions;
