@@ -15,7 +15,9 @@ use Time::HiRes qw(sleep time);
 
 my ($HELD, $WAITING, $SHARERS) = (10_000, 1000, 200);
 
-my $etcd = EtcdLockTest::Etcd->new;
+# An hour of churn is millions of revisions: as in production, the old ones go.
+my $etcd = EtcdLockTest::Etcd->new(
+	args => [ '--auto-compaction-mode', 'revision', '--auto-compaction-retention', 10_000 ]);
 # A thousand sessions that go on at once may keep a small machine busy for longer than that.
 my $patient = "etcd_lock.lease_ttl = '60s'\netcd_lock.request_timeout = '15s'\n";
 my $there = start_server('there', endpoints => $etcd->endpoint, conf => $patient);
