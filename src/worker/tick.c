@@ -29,6 +29,17 @@ tick_value(TimestampTz tick, uint64 claim)
 }
 
 /*
+ * The value that a tick's key has, or one that it may get if there is none.
+ * The buffer has room for TICK_MAX_LEN characters; of what is not a tick it may
+ * get a part.
+ */
+void
+tick_copy(char *buf, const EtcdOpResult *result)
+{
+	strlcpy(buf, result->nkvs > 0 ? result->kvs[0].value : TICK_NEVER, TICK_MAX_LEN + 1);
+}
+
+/*
  * The state of a tick's key.  If the same call has claimed it, it is as good
  * as free: an earlier request was applied, but the response was lost, so
  * nobody has been told that they have the tick.
@@ -43,7 +54,8 @@ tick_state_of(const EtcdOpResult *result, TimestampTz tick, uint64 claim)
 
 	if (result->nkvs == 0)
 		return TICK_FREE;
-	if (kv->value_len < TICK_LEN || strlen(kv->value) != kv->value_len)
+	if (kv->value_len < TICK_LEN || kv->value_len > TICK_MAX_LEN ||
+		strlen(kv->value) != kv->value_len)
 		return TICK_ODD;
 	wanted = tick_value(tick, claim);
 	order = strncmp(kv->value, wanted, TICK_LEN);

@@ -17,6 +17,12 @@
  */
 #define TICK_LEN			27
 
+/* The most that a value may have, with what later versions may add. */
+#define TICK_MAX_LEN		64
+
+/* A value earlier than all others, of a call that nobody makes. */
+#define TICK_NEVER			"0001-01-01T00:00:00.000000Z 0000000000000000"
+
 /* A tick's key, from the view of a call that wants to claim a tick. */
 typedef enum TickState
 {
@@ -28,6 +34,7 @@ typedef enum TickState
 } TickState;
 
 extern char *tick_value(TimestampTz tick, uint64 claim);
+extern void tick_copy(char *buf, const EtcdOpResult *result);
 extern TickState tick_state_of(const EtcdOpResult *result, TimestampTz tick,
 							   uint64 claim);
 

@@ -21,8 +21,11 @@
  */
 #define TXN_MAX_OPS			128
 
-/* The most nested operations of an operation of the outer Txn: of a TRY. */
-#define TXN_INNER_OPS		3
+/*
+ * The most nested operations of an operation of the outer Txn: of a TRY, with
+ * the one of a Txn nested in it.
+ */
+#define TXN_INNER_OPS		4
 
 /*
  * TxnOps in one of our Txns.  More would not be cheaper for etcd, and all of

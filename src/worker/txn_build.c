@@ -161,7 +161,7 @@ typedef struct InnerTxn
 	EtcdTxn		txn;
 	EtcdCompare compare[2];
 	EtcdOp		success[3];
-	EtcdOp		failure[2];
+	EtcdOp		failure[3];
 } InnerTxn;
 
 static InnerTxn *
@@ -393,6 +393,26 @@ txn_build_tick_key(const WorkerKey *key)
 }
 
 /*
+ * A try with a tick that was refused must stay so.  Otherwise it would claim the
+ * tick, and nobody would run, if it were applied once more after the keys that
+ * were in its way have gone: no compare can tell that something was there.  So
+ * the tick gets a new mod_revision.  Returns what to do in the failure branch.
+ */
+static EtcdOp
+fence_tick(const WorkerKey *key, EtcdCompare same_tick, int64 tick_lease)
+{
+	EtcdOp		put = {.type = ETCD_OP_PUT,.range = same_tick.range,.lease = tick_lease};
+	InnerTxn   *fence = make_inner();
+
+	Assert(key->was_read);
+	put.value = key->tick_value;
+	put.value_len = strlen(put.value);
+	inner_compare(fence, same_tick);
+	inner_success(fence, put);
+	return inner_op(fence);
+}
+
+/*
  * A try.  A read has found no owner in the way at read_revision, or none is
  * expected; if no key has come since, none is in the way.  The compare
  * includes deeper names, which only cost another try.
@@ -422,6 +442,7 @@ txn_build_add_try(TxnBuilder *b, WorkerKey *key, int64 tick_lease)
 		inner_compare(inner, same_tick);
 		inner_success(inner, put);
 		inner_failure(inner, range);
+		inner_failure(inner, fence_tick(key, same_tick, tick_lease));
 		claim_right(b, range);
 	}
 	add_inner(b, inner);

@@ -285,6 +285,9 @@ try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision, int64 sen
 	if (shared_key(key)->has_tick)
 	{
 		key->tick_revision = results[1].nkvs == 0 ? 0 : results[1].kvs[0].mod_revision;
+		tick_copy(key->tick_value, &results[1]);
+		if (op->kind == TXN_OP_TRY && results[2].succeeded)
+			key->tick_revision = revision;	/* see fence_tick() */
 		tick = tick_state_of(&results[1], shared_key(key)->tick, shared_key(key)->claim);
 		is_another_tick = op->kind == TXN_OP_READ && key->tick_revision == 0;
 	}
@@ -507,14 +510,17 @@ is_put(const WorkerName *name, const EtcdOpResult *result)
 static bool
 is_try(const TxnOp *op, const EtcdOpResult *result)
 {
-	if (!is_txn(result, op->has_tick ? 3 : 2, op->has_tick ? 2 : 1))
+	if (!is_txn(result, op->has_tick ? 3 : 2, op->has_tick ? 3 : 1))
 		return false;
 	if (result->succeeded)
 		return result->results[0].type == ETCD_OP_PUT &&
 			is_queue_of(op->name, &result->results[1]) &&
 			(!op->has_tick || result->results[2].type == ETCD_OP_PUT);
 	return is_queue_of(op->name, &result->results[0]) &&
-		(!op->has_tick || is_tick(&result->results[1]));
+		(!op->has_tick ||
+		 (is_tick(&result->results[1]) && is_txn(&result->results[2], 1, 0) &&
+		  (!result->results[2].succeeded ||
+		   result->results[2].results[0].type == ETCD_OP_PUT)));
 }
 
 static bool
