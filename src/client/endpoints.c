@@ -65,9 +65,6 @@
 #define LOOKUP_PAUSE	INT64CONST(1000000)
 #define LOOKUP_TIMEOUT	5000	/* milliseconds */
 
-/* Look a name up again when its addresses have failed this often. */
-#define MAX_FAILURES	2
-
 typedef struct Endpoint
 {
 	dlist_node	node;
@@ -77,7 +74,6 @@ typedef struct Endpoint
 	bool		listed;			/* while a new list is read */
 	ResolverLookup *lookup;		/* in flight */
 	int64		looked_up_at;	/* clock_now(); 0: never */
-	int			failures;		/* of its candidates, since then */
 	char		error[LINK_ENDPOINT_ERROR_SIZE];	/* why it has no address */
 } Endpoint;
 
@@ -312,7 +308,10 @@ endpoint_failed(Endpoint *endpoint, const char *error)
 		tell_errors();
 }
 
-/* Give up addresses that are gone, unless there is no other. */
+/*
+ * Give up addresses that are gone, unless there is no other.  A search hears out
+ * those that it has asked: a name server may tell a part of them each time.
+ */
 static void
 addresses_found(void *arg, const ResolverAnswer *answer)
 {
@@ -321,7 +320,6 @@ addresses_found(void *arg, const ResolverAnswer *answer)
 
 	endpoint->lookup = NULL;
 	endpoint->looked_up_at = clock_now();
-	endpoint->failures = 0;
 	if (answer->n == 0)
 	{
 		if (count_candidates(endpoint) == 0)
@@ -338,10 +336,10 @@ addresses_found(void *arg, const ResolverAnswer *answer)
 
 		if (candidate->endpoint != endpoint)
 			continue;
-		if (!candidate->listed)
-			free_candidate(candidate);
-		else
+		if (candidate->listed)
 			candidate->listed = false;
+		else if (candidate->channel == NULL || MyEndpoints->searching == SEARCH_NONE)
+			free_candidate(candidate);
 	}
 }
 
@@ -806,7 +804,6 @@ take(Candidate *candidate)
 	}
 	candidate->channel = NULL;
 	endpoints_stop_search();
-	candidate->endpoint->failures = 0;
 	strlcpy(MyEndpoints->current_address, candidate->address, sizeof(MyEndpoints->current_address));
 	if (MyEndpoints->current_url != NULL)
 		pfree(MyEndpoints->current_url);
@@ -858,8 +855,7 @@ does_not_serve(Candidate *candidate, const char *error)
 	candidate->pause = candidate->pause == 0 ? FIRST_PAUSE :
 		Min(2 * candidate->pause, LAST_PAUSE);
 	candidate->ask_at = clock_now() + candidate->pause;
-	if (++candidate->endpoint->failures >= MAX_FAILURES)
-		resolve(candidate->endpoint);
+	resolve(candidate->endpoint);
 	if (news)
 		tell_errors();
 }
@@ -1014,32 +1010,36 @@ endpoints_stop_search(void)
 	}
 }
 
-/* Keep looking up names that have no address yet. */
-static void
-resolve_missing(void)
+/*
+ * Is the endpoint a name that is to be looked up again and again while a search
+ * goes on?  Its addresses may all be wrong by now, and those that swallow
+ * packets do not say so before the lease is over.
+ */
+static bool
+looks_up_again(const Endpoint *endpoint)
 {
-	dlist_iter	iter;
-
-	dlist_foreach(iter, &MyEndpoints->endpoints)
-	{
-		Endpoint   *endpoint = dlist_container(Endpoint, node, iter.cur);
-
-		if (count_candidates(endpoint) == 0)
-			resolve(endpoint);
-	}
+	return endpoint->is_valid && !endpoint->target.is_numeric &&
+		(MyEndpoints->searching != SEARCH_RETURN || count_candidates(endpoint) == 0);
 }
 
 void
 endpoints_tick(void)
 {
 	int64		now = clock_now();
+	dlist_iter	name;
 	dlist_mutable_iter iter;
 
 	if (MyEndpoints->discovered != NULL && now >= MyEndpoints->discover_at && !has_lookup())
 		discover();
 	if (MyEndpoints->searching == SEARCH_NONE)
 		return;
-	resolve_missing();
+	dlist_foreach(name, &MyEndpoints->endpoints)
+	{
+		Endpoint   *endpoint = dlist_container(Endpoint, node, name.cur);
+
+		if (looks_up_again(endpoint))
+			resolve(endpoint);
+	}
 	dlist_foreach_modify(iter, &MyEndpoints->candidates)
 	{
 		Candidate  *candidate = dlist_container(Candidate, node, iter.cur);
@@ -1075,8 +1075,7 @@ endpoints_time(void)
 	{
 		const Endpoint *endpoint = dlist_container(Endpoint, node, iter.cur);
 
-		if (endpoint->is_valid && !endpoint->target.is_numeric &&
-			endpoint->lookup == NULL && count_candidates(endpoint) == 0)
+		if (looks_up_again(endpoint) && endpoint->lookup == NULL)
 			next = Min(next, endpoint->looked_up_at + LOOKUP_PAUSE);
 	}
 	return next;
