@@ -97,9 +97,29 @@ queue_is_free(const QueueView *view, bool exclusive)
 	return queue_decide(view, exclusive, INT64_MAX, 0, NULL, NULL) == QUEUE_GRANTED;
 }
 
+/* A key that is put to be kept for a while, and what its name says. */
+typedef struct KeptKey
+{
+	const QueueKey *key;		/* NULL: there is none */
+	QueueKeyParts parts;
+} KeptKey;
+
+/* Must this key of another owner wait until the kept one is gone? */
+static bool
+waits_for(const KeptKey *kept, const QueueKey *key)
+{
+	QueueKeyParts parts;
+
+	return kept->key != NULL && key->create_revision > kept->key->create_revision &&
+		key_layout_split(key->key, key->key_len, &parts) &&
+		(parts.kind != QUEUE_KEY_READ || kept->parts.kind != QUEUE_KEY_READ) &&
+		!(parts.is_server && parts.lease == kept->parts.lease);
+}
+
 unsigned
 queue_kept_ahead(const QueueView *view, bool exclusive, int64_t create_revision)
 {
+	KeptKey		first = {NULL};
 	unsigned	longest = 0;
 
 	for (int i = 0; i < view->nkeys; i++)
@@ -108,13 +128,26 @@ queue_kept_ahead(const QueueView *view, bool exclusive, int64_t create_revision)
 		QueueKeyParts parts;
 
 		if (key->create_revision >= create_revision ||
-			!foreign_conflict(view, exclusive, key))
+			!foreign_conflict(view, exclusive, key) ||
+			!key_layout_split(key->key, key->key_len, &parts) || parts.keep == 0)
 			continue;
-		if (key->no_lease || !key_layout_split(key->key, key->key_len, &parts) ||
-			parts.keep == 0)
-			return 0;
+		if (first.key == NULL || key->create_revision < first.key->create_revision)
+			first = (KeptKey) {.key = key,.parts = parts};
 		if (parts.keep > longest)
 			longest = parts.keep;
+	}
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+		QueueKeyParts parts;
+
+		if (key->create_revision >= create_revision ||
+			!foreign_conflict(view, exclusive, key) ||
+			(!key->no_lease && key_layout_split(key->key, key->key_len, &parts) &&
+			 parts.keep > 0))
+			continue;
+		if (key->no_lease || !waits_for(&first, key))
+			return 0;
 	}
 	return longest;
 }

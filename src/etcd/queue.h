@@ -66,9 +66,9 @@ extern QueueVerdict queue_decide(const QueueView *view, bool exclusive,
 extern bool queue_is_free(const QueueView *view, bool exclusive);
 
 /*
- * If all keys that must go before a key in the given mode with this
- * create_revision are keys that their servers may only be keeping, returns for
- * how many milliseconds at most, else 0.
+ * If each key that must go before a key in the given mode with this
+ * create_revision is one that its server may only be keeping, or waits for such
+ * a key, returns for how many milliseconds at most they are kept, else 0.
  */
 extern unsigned queue_kept_ahead(const QueueView *view, bool exclusive,
 								 int64_t create_revision);

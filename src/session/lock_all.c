@@ -10,7 +10,8 @@
  * would not release session locks.
  *
  * First we try all at once, so that those that are free go to etcd in one Txn.
- * No try waits, so that needs no order.  But a session that waits for a name
+ * No try waits for long (for keep_window at most, if the lock is hot on another
+ * server), so that needs no order.  But a session that waits for a name
  * must not have a later one: locks that were acquired after the first one that
  * is taken are released, and from there on the locks are acquired one after
  * another.

@@ -40,12 +40,14 @@ lock_keep_may_pass(const LockKey *key, int64 now)
 }
 
 /*
- * The worker is to look at the key by then.  While the lock goes back and forth here,
- * it is woken for that once in a while, and not each time.
+ * The worker is to look at the key by then, and has to read its queue now and
+ * then.  While the lock goes back and forth here, it is woken for that once in
+ * a while, and not each time.
  */
 static void
-look_at(LockEntry *entry, LockKey *key, int64 when)
+look_at(LockEntry *entry, LockKey *key, int64 now, int64 when)
 {
+	when = Min(when, now + LOCK_KEEP_LOOK_INTERVAL);
 	if (key->look_at != 0 && key->look_at <= when)
 		return;
 	key->look_at = when;
@@ -65,10 +67,10 @@ lock_keep_taken(LockEntry *entry, LockKey *key)
 	int64		asked = key->just_granted ? key->wanted_at : now;
 
 	Assert(key->state == KEY_HELD);
+	if (key->idle_since != 0 && !key->just_granted)
+		counters_reused(entry->hashcode);
 	key->just_granted = false;
 	key->has_tick = false;
-	if (key->idle_since != 0)
-		counters_reused(entry->hashcode);
 	key->idle_since = 0;
 	hot_name_note_asked(entry->hashcode, asked);
 
@@ -78,7 +80,7 @@ lock_keep_taken(LockEntry *entry, LockKey *key)
 	 * leave it idle.
 	 */
 	if (key->keep > 0 && key->company == KEY_ALONE)
-		look_at(entry, key, now + (int64) key->keep * 1000);
+		look_at(entry, key, now, now + (int64) key->keep * 1000);
 }
 
 /*
@@ -127,7 +129,7 @@ keep(LockEntry *entry, LockKey *key, int64 now)
 	if (now >= key->kept_until)
 		return false;
 	lock_trace_key(LOCK_TRACE_KEY_KEPT, entry, key, (key->kept_until - now) / 1000);
-	look_at(entry, key, key->kept_until);
+	look_at(entry, key, now, key->kept_until);
 	return true;
 }
 
@@ -219,9 +221,13 @@ lock_keep_look(LockEntry *entry, LockKey *key, int64 now)
 	if (lock_key_needed(entry, key))
 		return;
 	if (now < key->kept_until)
-		key->look_at = key->kept_until;
+		key->look_at = Min(key->kept_until, now + LOCK_KEEP_LOOK_INTERVAL);
 	else
+	{
+		if (key->company == KEY_OTHERS_WAIT)
+			counters_given_up(entry->hashcode);
 		lock_key_mark_deleting(entry, key);
+	}
 }
 
 /*

@@ -15,6 +15,12 @@
  * clock_now().
  */
 
+/*
+ * How often the queue of a name that may be kept is read at least, because
+ * watches have stalled in the field; microseconds.
+ */
+#define LOCK_KEEP_LOOK_INTERVAL		INT64CONST(3000000)
+
 /* May the key pass from session to session here? */
 extern bool lock_keep_may_pass(const LockKey *key, int64 now);
 

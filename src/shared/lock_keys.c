@@ -246,6 +246,7 @@ lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 	dlist_foreach(iter, &entry->owners)
 	{
 		LockHold   *hold = dlist_container(LockHold, link, iter.cur);
+		LockFailureKind kind = failure->kind;
 
 		if (hold->state != HOLD_ASKED || hold->mode != key->mode)
 			continue;
@@ -258,10 +259,16 @@ lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 		if (key->has_tick != hold->has_tick ||
 			(key->has_tick && key->claim != hold->claim))
 			continue;
-		if ((failure->kind == FAILURE_REFUSED || failure->kind == FAILURE_KEPT) &&
+
+
+		/* A try does not wait, so it is no part of a deadlock. */
+		if (kind == FAILURE_DEADLOCK && hold->is_try)
+			kind = FAILURE_REFUSED;
+		if ((kind == FAILURE_REFUSED || kind == FAILURE_KEPT) &&
 			(!hold->is_try || failure->seen_at < hold->began_at))
 			continue;
 		hold->failure = *failure;
+		hold->failure.kind = kind;
 	}
 }
 

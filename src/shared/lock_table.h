@@ -192,8 +192,9 @@ typedef struct LockFailure
 {
 	LockFailureKind kind;
 	int			sqlerrcode;
-	int64		seen_at;		/* REFUSED, KEPT: when the request was sent
-								 * whose response showed others; clock_now() */
+	int64		seen_at;		/* REFUSED, KEPT, DEADLOCK: when the request
+								 * was sent whose response showed others;
+								 * clock_now() */
 	char		message[LOCK_FAILURE_SIZE]; /* what etcd said */
 } LockFailure;
 

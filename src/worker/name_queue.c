@@ -34,6 +34,9 @@
 /* Pause before a read that events have overtaken is repeated; microseconds. */
 #define EVENT_PAUSE			INT64CONST(1000)
 
+/* A short keep_window is over before a handover can be. */
+#define LEAST_PATIENCE		INT64CONST(50000)
+
 /* ----------------------------------------------------------------
  *		The queue
  * ----------------------------------------------------------------
@@ -166,7 +169,7 @@ set_patience(WorkerKey *key, const QueueView *view, int64 looked_at)
 	key->patience_until = 0;
 	if (!is_over && key->patience_ended == 0)
 	{
-		kept = Min(kept, (int64) etcd_lock_request_timeout * 1000 / 2);
+		kept = Min(Max(kept, LEAST_PATIENCE), (int64) etcd_lock_request_timeout * 1000 / 2);
 		key->patience_until = key->queued_at + kept;
 		name_look_by(key->name, key->patience_until);
 	}
@@ -207,7 +210,7 @@ update_queued(WorkerKey *key, const QueueView *view, bool watched, int64 looked_
 	int			nahead;
 	int			old_nahead = key->nahead;
 	bool		was_known = key->ahead_known;
-	LockFailure failure = {.kind = FAILURE_DEADLOCK};
+	LockFailure failure = {.kind = FAILURE_DEADLOCK,.seen_at = looked_at};
 
 	name_forget_ahead(key);
 	if (name_queue_is_data_ahead(view, key->mode, shared->create_revision, &failure))

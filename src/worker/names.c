@@ -243,6 +243,7 @@ names_end_epoch(const char *reason)
 		lock_table_unlock(lock);
 
 		name->event_revision = 0;	/* the next etcd may have any revision */
+		name->put_revision = 0;
 		name_settle(name);
 	}
 	if (reason == NULL)
@@ -304,7 +305,7 @@ look_at_names(int64 now)
 	{
 		look_at_keys(name, now);
 		name_queue_check_watch(name, now);
-		if (name_is_kept(name) && now - name->ranged_at >= DISTRUST_INTERVAL)
+		if (name_is_kept(name) && now - name->ranged_at >= LOCK_KEEP_LOOK_INTERVAL)
 			txn_queue_range(name);
 	}
 }

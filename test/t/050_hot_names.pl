@@ -161,6 +161,31 @@ is($holder->query("SELECT etcd_lock('/both') IS NOT NULL"), 't',
 is($other->query("SELECT etcd_try_lock_shared('/both')"), 'f', '... and excludes sharers');
 $holder->query("SELECT etcd_unlock('/both')");
 
+# A try that could only wait in a circle is refused, as of a cold name.
+loop($_, '/circle', 5, '_shared') foreach $holder, $other;
+$_->query("SELECT etcd_lock_shared('/circle')") foreach $holder, $other;
+$holder->send("SELECT etcd_lock('/circle') > 0");
+wait_until('the first one is queued', sub { keys_of('/circle') == 3 });
+is(scalar(grep { /-keep/ } keys_of('/circle')), 3, 'two servers share a hot lock, and one waits for the rest');
+is($other->try("SELECT etcd_try_lock('/circle')")->{out}, 'f', '... a try is refused');
+$other->query("SELECT etcd_unlock_shared('/circle')");
+is($holder->result->{out}, 't', '... and the one that waits gets it');
+$holder->query('SELECT etcd_unlock_all()');
+
+# A key that waits for a kept one does not refuse a try: nobody has the lock.
+heat($holder, '/behind');
+my $worker = worker_pid($here);
+kill 'STOP', $worker;
+my $lease = $etcd->grant(60);
+$etcd->put('/behind/write/other', '', $lease);
+$other->send("SELECT etcd_try_lock('/behind')");
+wait_until('it has asked', sub { $other->done || keys_of('/behind') == 3 });
+ok(!$other->done, 'behind a kept key: a try waits');
+$etcd->revoke($lease);
+kill 'CONT', $worker;
+is($other->result->{out}, 't', '... and gets the lock');
+$other->query('SELECT etcd_unlock_all()');
+
 # While it is held, others wait, and get it.
 heat($holder, '/wait');
 $holder->query("SELECT etcd_lock('/wait')");
@@ -220,7 +245,6 @@ unlike(PostgreSQL::Test::Utils::slurp_file($here->logfile, $log), qr/was lost/, 
 # The stream of watches has gone silent, and sharers never leave the lock idle: nobody
 # counts on being told any more.  They began before, so that the worker no longer has a
 # look at the lock before it from when it was idle.
-set('keep_window', '1s');
 heat($holder, '/silent', '_shared');
 $holder->query("SELECT etcd_lock_shared('/silent')");
 
@@ -245,10 +269,10 @@ my $began_at = time;
 share_until(sub { time - $began_at > 2 });
 $proxy->rules({ path => '^/v3/watch$', name => 'silent', do => 'hold_answer' });
 $other->send("SELECT etcd_lock('/silent') > 0");
-my $patience = time + 30;
-share_until(sub { time >= $patience || $other->done });
+my $limit = time + 8;
+share_until(sub { time >= $limit || $other->done });
 $_->try('SELECT etcd_unlock_all()') foreach $holder, $second;
-cmp_ok(time, '<', $patience, 'sharers let in a waiter that the watch has missed');
+cmp_ok(time, '<', $limit, 'sharers let in a waiter that the watch has missed');
 is($other->result->{out}, 't', '... who has it');
 cmp_ok($proxy->hits('silent'), '>', 0, '... and the watch was silent');
 $other->query('SELECT etcd_unlock_all()');
@@ -256,7 +280,6 @@ $proxy->rules;
 $proxy->reset;
 wait_until('here is well again', sub { $holder->try("SELECT etcd_lock('/well')")->{sqlstate} eq '' });
 $holder->query('SELECT etcd_unlock_all()');
-set('keep_window', '10s');
 
 # How it ends.
 heat($holder, '/end');

@@ -358,6 +358,52 @@ test_data(void)
 	is_int(queue_find_data(&v, false, 7), -1, "but not if it comes later");
 }
 
+/* For how long those ahead of a key at the end of the first n may be kept. */
+static int
+kept(int n, bool exclusive)
+{
+	QueueView	v = view(n);
+
+	return (int) queue_kept_ahead(&v, exclusive, INT64_MAX);
+}
+
+static void
+test_kept(void)
+{
+	is_int(kept(0, true), 0, "an empty queue: nothing is kept");
+
+	key(0, 5, NAME "/write/1-1-keep200");
+	is_int(kept(1, true), 200, "a kept key");
+	is_int(kept(1, false), 200, "a kept key, and a sharer");
+
+	key(1, 6, NAME "/write/2-1");
+	is_int(kept(2, true), 200, "one waits for it");
+	key(1, 4, NAME "/write/2-1");
+	is_int(kept(2, true), 0, "one is ahead of it");
+	key(1, 6, NAME "/write/1-2");
+	is_int(kept(2, true), 0, "one of the same server does not wait for it");
+	key(1, 6, NAME "/2");
+	is_int(kept(2, true), 200, "another client waits for it");
+	keys[1].no_lease = true;
+	is_int(kept(2, true), 0, "somebody's data does not");
+
+	key(0, 5, NAME "/read/1-1-keep200");
+	key(1, 6, NAME "/read/2-1");
+	is_int(kept(2, true), 0, "a sharer does not wait for a kept read key");
+	is_int(kept(2, false), 0, "nor is either in a sharer's way");
+	key(1, 6, NAME "/write/2-1");
+	is_int(kept(2, true), 200, "a writer waits for it");
+	is_int(kept(2, false), 0, "and is in a sharer's way by itself");
+
+	key(0, 7, NAME "/write/3-1-keep100");
+	key(1, 6, NAME "/write/2-1");
+	key(2, 5, NAME "/write/1-1-keep200");
+	is_int(kept(3, true), 200, "in any order, the longest");
+	key(0, 7, NAME "/write/77-1-keep100");
+	key(1, 8, NAME "/write/2-1");
+	is_int(kept(2, true), 0, "one of our own is in nobody's way here");
+}
+
 int
 main(void)
 {
@@ -368,6 +414,7 @@ main(void)
 	test_others();
 	test_split();
 	test_data();
+	test_kept();
 	test_places();
 	test_places_like_judge();
 	return done_testing();
