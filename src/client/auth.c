@@ -20,6 +20,7 @@
 #include "client/auth.h"
 #include "client/config_file.h"
 #include "client/etcd_client.h"
+#include "client/response.h"
 #include "shared/clock.h"
 #include "shared/settings.h"
 #include "utils/memutils.h"
@@ -212,6 +213,11 @@ login_done(void *arg, const EtcdResponse *response)
 		{
 			/* authentication is not enabled */
 			MyAuth->state = AUTH_DISABLED;
+			return;
+		}
+		if (response_is_unwell(&error))
+		{
+			want_login(RETRY_PAUSE);	/* from another member */
 			return;
 		}
 		login_failed(error.message);

@@ -535,6 +535,16 @@ check_reply(LinkCall *call, const EtcdReply *reply)
 }
 
 /*
+ * A request that was on its way to a deposed leader may be lost, and then etcd
+ * responds only when its own deadlines end.
+ */
+static bool
+may_be_lost(const LinkCall *call)
+{
+	return call->raft_term != 0 && call->raft_term < MyLink->raft_term;
+}
+
+/*
  * What a missing response says.  Returns true if the request has to be sent
  * again.
  */
@@ -546,6 +556,10 @@ check_silence(LinkCall *call, const EtcdResponse *response)
 	if (!response->ambiguous && clock_now() < call->give_up_at &&
 		call->resends++ < MAX_RESENDS)
 		return true;
+
+	/* This one was given up because of a leader that is gone. */
+	if (may_be_lost(call))
+		return false;
 
 	/* The loss of the connection is reported separately. */
 	if (call->generation != MyLink->generation || endpoints_searching() == SEARCH_OTHER ||
@@ -893,16 +907,6 @@ void
 link_saw_term(uint64 term)
 {
 	MyLink->raft_term = Max(MyLink->raft_term, term);
-}
-
-/*
- * A request that was on its way to a deposed leader may be lost, and then etcd
- * responds only when its own deadlines end.
- */
-static bool
-may_be_lost(const LinkCall *call)
-{
-	return call->raft_term != 0 && call->raft_term < MyLink->raft_term;
 }
 
 static void

@@ -132,7 +132,10 @@ queue_kept_ahead(const QueueView *view, bool exclusive, int64_t create_revision)
 			!key_layout_split(key->key, key->key_len, &parts) || parts.keep == 0)
 			continue;
 		if (first.key == NULL || key->create_revision < first.key->create_revision)
-			first = (KeptKey) {.key = key,.parts = parts};
+			first = (KeptKey)
+		{
+			.key = key,.parts = parts
+		};
 		if (parts.keep > longest)
 			longest = parts.keep;
 	}

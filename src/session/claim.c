@@ -37,7 +37,8 @@ claim_tick(LocalHold *local, TimestampTz tick, uint64 claim)
 {
 	ClaimRequest request = {
 		.key_id = local->hold->key_id,.tick = tick,.claim = claim,
-		.max_ticks = etcd_lock_max_ticks,.namespace_len = local->name.namespace_len
+		.max_ticks = etcd_lock_max_ticks,.namespace_len = local->name.namespace_len,
+		.give_up_at = clock_now() + (int64) etcd_lock_request_timeout * 1000
 	};
 	int			result = CLAIM_LOST;
 	LockFailure failure;

@@ -45,6 +45,7 @@ typedef struct ClaimRequest
 	uint64		claim;
 	int			max_ticks;		/* limit of names with ticks in the namespace; */
 	int			namespace_len;	/* its part of the name */
+	int64		give_up_at;		/* clock_now(): no tick is claimed after that */
 } ClaimRequest;
 
 /* How it ended, as the session sees it. */

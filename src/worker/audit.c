@@ -77,6 +77,7 @@ typedef struct Slice
 	int64		min_revision;	/* highest known when it was sent */
 	int64		sent_at;		/* clock_now() */
 	int64		oldest;			/* when one of them was compared last */
+	int			max_ops;		/* the limit of etcd, as known then */
 	int			n;
 	struct
 	{
@@ -514,7 +515,7 @@ slice_responded(Slice *slice, const EtcdResponse *response)
 			look_one_by_one(slice);
 		else
 		{
-			(void) txn_build_note_error(&error);
+			(void) txn_build_note_error(&error, slice->max_ops);
 			take_back_slice(slice);
 		}
 		if (error.code == ETCD_BAD_RESPONSE)
@@ -582,15 +583,15 @@ send_slice(int64 now)
 	Slice	   *slice = MemoryContextAlloc(TopMemoryContext, sizeof(Slice));
 	EtcdOp	   *ops = palloc0(TXN_MAX_OPS * sizeof(EtcdOp));
 	EtcdTxn		txn = {.success = ops};
-	int			max = Min(TXN_MAX_OPS, txn_build_max_ops());
 	size_t		bytes = 0;
 
+	slice->max_ops = txn_build_max_ops();
 	slice->n = 0;
 	slice->epoch = deadline_epoch(&lock_shared->deadline);
 	slice->min_revision = lock_shared->highest_revision;
 	slice->sent_at = now;
 	slice->oldest = PG_INT64_MAX;
-	while (slice->n < max && bytes < SLICE_BYTES)
+	while (slice->n < Min(TXN_MAX_OPS, slice->max_ops) && bytes < SLICE_BYTES)
 	{
 		const WorkerKey *key = add_to_slice(slice, &ops[slice->n], now);
 

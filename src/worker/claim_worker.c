@@ -49,7 +49,6 @@ typedef struct Claim
 	int64		tick_revision;	/* of the tick that was read; 0: none */
 	int64		min_revision;	/* highest known when the request was sent, */
 	uint64		epoch;			/* and the epoch */
-	int64		give_up_at;		/* clock_now(): its session gives up then, too */
 	dlist_node	link;			/* if it waits for a lease of ticks */
 } Claim;
 
@@ -170,6 +169,11 @@ send_put(Claim *claim)
 	EtcdOp		look[2] = {{.type = ETCD_OP_RANGE}, {.type = ETCD_OP_RANGE}};
 	EtcdTxn		txn = {compare, 2, &put, 1, look, 2};
 
+	if (clock_now() >= claim->request.give_up_at)
+	{
+		fail(claim, ERRCODE_CONNECTION_FAILURE, "its session has given up");
+		return;
+	}
 	if (!tick_lease_get(&put.lease))
 	{
 		dlist_push_tail(&MyClaims->waiting, &claim->link);
@@ -334,11 +338,14 @@ look_at_waiting(void)
 	{
 		Claim	   *claim = dlist_container(Claim, link, iter.cur);
 
-		if (!tick_lease_get(&lease) && clock_now() < claim->give_up_at)
+		if (!tick_lease_get(&lease) && tick_lease_refusal() == NULL &&
+			clock_now() < claim->request.give_up_at)
 			continue;
 		dlist_delete(&claim->link);
-		if (clock_now() < claim->give_up_at)
+		if (tick_lease_get(&lease))
 			send_put(claim);
+		else if (tick_lease_refusal() != NULL)
+			fail(claim, tick_lease_refusal()->sqlerrcode, tick_lease_refusal()->message);
 		else
 			fail(claim, ERRCODE_CONNECTION_FAILURE, "no lease for ticks");
 	}
@@ -357,7 +364,6 @@ claim_worker_tick(void)
 
 		claim->request = request;
 		claim->id = id;
-		claim->give_up_at = clock_now() + (int64) etcd_lock_request_timeout * 1000;
 		send_read(claim);
 	}
 }

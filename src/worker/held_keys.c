@@ -47,6 +47,7 @@
 typedef struct Notes
 {
 	int			n;
+	int			max_ops;		/* the limit of etcd, as known then */
 	uint64		epoch;
 	struct
 	{
@@ -226,7 +227,7 @@ notes_done(void *arg, const EtcdResponse *response)
 			link_bad_response(response, error.message);
 		else
 			MyHeldKeys->notes_not_before = clock_now() + REFUSED_PAUSE;
-		(void) txn_build_note_error(&error);
+		(void) txn_build_note_error(&error, notes->max_ops);
 	}
 
 	if (done && notes->epoch == deadline_epoch(&lock_shared->deadline))
@@ -237,6 +238,8 @@ notes_done(void *arg, const EtcdResponse *response)
 
 		if (key == NULL || key->key_id != notes->note[i].key_id || key->note == NULL)
 			orphan_add(notes->note[i].key, strlen(notes->note[i].key), 0);
+		else if (response->delivered && !done && key->note_revision == 0)
+			name_forget_note(key);	/* else it goes with the lease */
 		else if (done)
 		{
 			key->note_revision = result.header.revision;
@@ -377,9 +380,10 @@ write_notes(int64 now)
 	ops = palloc(MAX_NOTES * sizeof(EtcdOp));
 	notes = MemoryContextAlloc(TopMemoryContext, sizeof(Notes));
 	notes->n = 0;
+	notes->max_ops = txn_build_max_ops();
 	notes->epoch = deadline_epoch(&lock_shared->deadline);
 	while (key != NULL && key->holder_look_at <= now &&
-		   notes->n < Min(MAX_NOTES, txn_build_max_ops()))
+		   notes->n < Min(MAX_NOTES, notes->max_ops))
 	{
 		look_at_holder(key, notes, ops, now);
 		key = name_first_holder_look();

@@ -125,9 +125,9 @@ struct Lease
  * what it does then.
  */
 static int64
-margin(void)
+margin(int64 ttl)
 {
-	return Min(MyLease->ttl / 2, Max(MyLease->ttl / 10, INT64CONST(1000000)));
+	return Min(ttl / 2, Max(ttl / 10, INT64CONST(1000000)));
 }
 
 static int64
@@ -218,7 +218,7 @@ lease_gone(const char *reason)
 	 * committed before another server can have its locks, as if the lease had
 	 * run out by itself.
 	 */
-	(void) old_leases_add(lease_id(), clock_now() + margin());
+	(void) old_leases_add(lease_id(), clock_now() + margin(MyLease->ttl));
 	end_epoch(reason);
 }
 
@@ -356,7 +356,7 @@ pause_after(const EtcdError *error)
 	if (MyLease->state == LEASE_ALIVE)
 		left = deadline_left(&lock_shared->deadline);
 	else if (MyLease->state == LEASE_GRANTED)
-		left = MyLease->sent.boottime + MyLease->ttl - margin() - clock_now();
+		left = MyLease->sent.boottime + MyLease->ttl - margin(MyLease->ttl) - clock_now();
 	return Min(error->code == ETCD_UNAVAILABLE ? RETRY_PAUSE : REFUSED_PAUSE,
 			   Max(left / REFUSED_PART, RETRY_PAUSE / 4));
 }
@@ -430,7 +430,11 @@ take_old_leases(const EtcdOpResult *sentinels)
 	{
 		int64		id = sentinels->kvs[i].lease;
 
-		if (is_old_lease(&sentinels->kvs[i], instance) && old_leases_add(id, 0) &&
+		/* It may have been given up a moment ago, by a worker that has ended. */
+		int64		hold_until = lease_id_is_own(id) ?
+			clock_now() + margin((int64) etcd_lock_lease_ttl * 1000000) : 0;
+
+		if (is_old_lease(&sentinels->kvs[i], instance) && old_leases_add(id, hold_until) &&
 			!lease_id_is_own(id))
 			ereport(LOG,
 					(errmsg("etcd_lock: freeing the locks of this server's last run, lease %llx",
@@ -546,7 +550,7 @@ sentinel_done(void *arg, const EtcdResponse *response)
 		lock_shared->cluster_id = result.header.cluster_id;
 		lock_shared->highest_revision = result.header.revision;
 		lock_shared->sentinel_revision = revision;
-		deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin());
+		deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin(MyLease->ttl));
 		pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
 		MyLease->state = LEASE_ALIVE;
 		MyLease->next_time = MyLease->sent.boottime + keepalive_interval();
@@ -718,7 +722,7 @@ sentinel_read(void *arg, const EtcdResponse *response)
 		if (MyLease->callbacks.may_extend())
 		{
 			counters_lease_renewed(deadline_left(&lock_shared->deadline));
-			deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin());
+			deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin(MyLease->ttl));
 		}
 		link_proven(response);
 		MyLease->next_time = MyLease->hurry ? 0 : MyLease->sent.boottime + keepalive_interval();

@@ -82,7 +82,8 @@ typedef struct WorkerKey
 	/* a try */
 	int64		read_revision;	/* of its first step */
 	int64		tick_revision;	/* mod_revision of the tick's key, or 0 */
-	char		tick_value[TICK_MAX_LEN + 1];	/* as it was then, or TICK_NEVER */
+	char		tick_value[TICK_MAX_LEN + 1];	/* as it was then, or
+												 * TICK_NEVER */
 
 	/* QUEUED */
 	AheadKey   *ahead;

@@ -22,6 +22,7 @@
 #include "worker/held_keys.h"
 #include "worker/key_step.h"
 #include "worker/name_queue.h"
+#include "worker/old_leases.h"
 #include "worker/orphans.h"
 #include "worker/recent_names.h"
 #include "worker/txn_queue.h"
@@ -311,7 +312,7 @@ name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision,
 		if (shared->state == KEY_HELD && key->keep > 0)
 			(void) note_company(key, &view, watched && name->watch_puts &&
 								name->put_revision <= revision);
-		if (lock_key_wants_look(shared) ||
+		if (lock_key_wants_look(shared) || name->event_revision > revision ||
 			(watch_is_open(name->watch) &&
 			 ((shared->state == KEY_QUEUED && !key->ahead_known) ||
 			  (shared->state == KEY_HELD && key->keep > 0 &&
@@ -343,15 +344,23 @@ log_lost(WorkerName *name, const char *why)
 	}
 }
 
-/* Keys with our lease's id that no session knows would block everyone. */
+/*
+ * Keys with our leases' ids that no session knows would block everyone.  Those of
+ * a lease that has just ended may still protect a commit, and go with it (rule
+ * 12).
+ */
 static void
 delete_orphans(WorkerName *name, const QueueView *view)
 {
 	for (int i = 0; i < view->nkeys; i++)
 	{
 		const QueueKey *found = &view->keys[i];
+		QueueKeyParts parts;
 
 		if (!queue_key_is_own(view, found->key, found->key_len))
+			continue;
+		if (key_layout_split(found->key, found->key_len, &parts) && parts.is_server &&
+			old_leases_is_held((int64) parts.lease))
 			continue;
 		if (!name_knows_key(found->key, found->key_len))
 			orphan_add(found->key, found->key_len, found->create_revision);

@@ -91,6 +91,20 @@ old_leases_add(int64 id, int64 hold_until)
 	return true;
 }
 
+static bool
+is_held(const OldLease *old)
+{
+	return old->hold_until > clock_now() && loss_signal_any_committing();
+}
+
+bool
+old_leases_is_held(int64 id)
+{
+	const OldLease *old = find(id);
+
+	return id != 0 && old != NULL && is_held(old);
+}
+
 /*
  * Etcd has responded, and still has the lease.  Is it pointless to ask again?
  */
@@ -158,7 +172,7 @@ old_leases_tick(void)
 
 		if (old->id == 0 || old->in_flight || old->retry_at > clock_now())
 			continue;
-		if (old->hold_until > clock_now() && loss_signal_any_committing())
+		if (is_held(old))
 		{
 			old->retry_at = clock_now() + COMMIT_PAUSE;
 			continue;

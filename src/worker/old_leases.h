@@ -18,6 +18,9 @@ extern void old_leases_create(void);
  */
 extern bool old_leases_add(int64 id, int64 hold_until);
 
+/* May its keys not be deleted yet, because a session is past the commit guard? */
+extern bool old_leases_is_held(int64 id);
+
 extern void old_leases_tick(void);
 extern int64 old_leases_next_time(void);
 

@@ -33,6 +33,8 @@
  */
 #define SCAN_LIMIT			2500
 #define PAGE_KEYS			60
+#define PAGE_BYTES			(512 * 1024)	/* of their names, but for the
+											 * last one */
 
 /* Longest response that the worker accepts for a page, bytes. */
 #define MAX_RESPONSE			(4 * 1024 * 1024)
@@ -185,6 +187,7 @@ choose_keys(PageCall *call)
 {
 	const PageProgress *p = &MyPages->progress[call->slot];
 	int			max = Min(PAGE_KEYS, Max(txn_build_max_ops() / 2, 1));
+	size_t		bytes = 0;
 
 	call->nchosen = 0;
 	for (call->upto = p->pos; call->upto < p->keys.range.nkvs; call->upto++)
@@ -197,8 +200,9 @@ choose_keys(PageCall *call)
 			parts.name_len > ETCD_LOCK_MAX_KEY ||
 			key_layout_is_reserved(kv->key, parts.name_len))
 			continue;
-		if (call->nchosen == max)
+		if (call->nchosen == max || bytes > PAGE_BYTES)
 			return;
+		bytes += kv->key_len;
 		key = &call->chosen[call->nchosen];
 		key->parts = parts;
 		key->create_revision = kv->create_revision;

@@ -21,7 +21,7 @@
 #define TICK_MAX_LEN		64
 
 /* A value earlier than all others, of a call that nobody makes. */
-#define TICK_NEVER			"0001-01-01T00:00:00.000000Z 0000000000000000"
+#define TICK_NEVER			"0000-00-00T00:00:00.000000Z 0000000000000000"
 
 /* A tick's key, from the view of a call that wants to claim a tick. */
 typedef enum TickState

@@ -20,6 +20,8 @@
 #include "postgres.h"
 
 #include "client/link.h"
+#include "client/response.h"
+#include "client/sqlstate.h"
 #include "etcd/key_layout.h"
 #include "shared/clock.h"
 #include "shared/settings.h"
@@ -29,6 +31,9 @@
 
 /* A lease is in use for this part of the retention. */
 #define PERIODS			30
+
+/* It must last for longer than it takes to get it; seconds. */
+#define LEAST_PERIOD	10
 
 /* Limit of anchors to read: there are PERIODS for each retention in use. */
 #define MAX_ANCHORS		1000
@@ -55,6 +60,8 @@ struct TickLease
 	bool		wanted;
 	bool		busy;
 	int64		retry_at;
+	LockFailure refusal;		/* by etcd, the last time; kind NONE: it did
+								 * not */
 };
 
 #define MyTickLease (MyWorker->tick_lease)
@@ -77,7 +84,7 @@ tick_lease_create(void)
 static int
 period(void)
 {
-	return Max(MyTickLease->retention / PERIODS, 1);
+	return Max(MyTickLease->retention / PERIODS, LEAST_PERIOD);
 }
 
 /* Use a lease that had at least ttl seconds left when that was requested. */
@@ -85,6 +92,7 @@ static void
 use(int64 id, int64 ttl)
 {
 	MyTickLease->step = STEP_READY;
+	MyTickLease->refusal.kind = FAILURE_NONE;
 	MyTickLease->id = id;
 	MyTickLease->good_until = MyTickLease->asked_at +
 		(ttl - MyTickLease->retention) * 1000000;
@@ -109,6 +117,13 @@ refused(const EtcdResponse *response, const EtcdError *error)
 	if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
 	link_note_error(error->message);
+	if (!response_is_unwell(error) && !response_is_busy(error))
+	{
+		MyTickLease->refusal.kind = FAILURE_ERROR;
+		MyTickLease->refusal.sqlerrcode = sqlstate_of(error);
+		strlcpy(MyTickLease->refusal.message, error->message,
+				sizeof(MyTickLease->refusal.message));
+	}
 	start_anew();
 	MyTickLease->retry_at = clock_now() + RETRY_PAUSE;
 }
@@ -285,6 +300,13 @@ tick_lease_get(int64 *id)
 		start_anew();
 	MyTickLease->wanted = true;
 	return false;
+}
+
+/* While it is wanted, etcd is asked every second, so this is not older. */
+const LockFailure *
+tick_lease_refusal(void)
+{
+	return MyTickLease->refusal.kind == FAILURE_NONE ? NULL : &MyTickLease->refusal;
 }
 
 void

@@ -8,7 +8,7 @@
 #ifndef TICK_LEASE_H
 #define TICK_LEASE_H
 
-#include "postgres.h"
+#include "shared/lock_table.h"
 
 extern void tick_lease_create(void);
 extern void tick_lease_tick(void);
@@ -19,6 +19,9 @@ extern int64 tick_lease_next_time(void);
  * ask again after TICK_LEASE_PAUSE.
  */
 extern bool tick_lease_get(int64 *id);
+
+/* Why etcd refuses to give one, or NULL. */
+extern const LockFailure *tick_lease_refusal(void);
 
 #define TICK_LEASE_PAUSE	INT64CONST(10000)	/* microseconds */
 

@@ -98,6 +98,7 @@ typedef struct Txn
 	uint64		epoch;			/* in which it was sent */
 	int64		min_revision;	/* highest revision known before that */
 	int			nresults;		/* operations of the outer Txn */
+	int			max_ops;		/* the limit of etcd, as known then */
 	int			nops;
 	TxnOp		ops[TXN_OPS];
 } Txn;

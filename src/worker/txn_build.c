@@ -72,15 +72,18 @@ txn_build_max_ops(void)
 }
 
 /*
- * If etcd refuses Txns with so many operations, use fewer.  Returns false if that is
+ * If etcd refuses a Txn that was built with this limit, because it has too many
+ * operations, use fewer.  Returns false if that is
  * not the error, or if we cannot.
  */
 bool
-txn_build_note_error(const EtcdError *error)
+txn_build_note_error(const EtcdError *error, int max_ops)
 {
 	if (strstr(error->message, "too many operations") == NULL ||
-		MyTxnBuild->max_ops <= LEAST_OPS)
+		max_ops <= LEAST_OPS)
 		return false;
+	if (max_ops > MyTxnBuild->max_ops)
+		return true;			/* it has been lowered since */
 	MyTxnBuild->max_ops = Max(MyTxnBuild->max_ops / 2, LEAST_OPS);
 	return true;
 }
@@ -502,6 +505,7 @@ txn_build_add_orphan_read(TxnBuilder *b, Orphan *orphan)
 
 	op->orphan = orphan;
 	add_plain(b, range);
+	b->bytes += orphan->key_len;
 }
 
 void
@@ -531,6 +535,7 @@ txn_build_start(bool is_read, TxnLane lane)
 	else
 		txn = MemoryContextAlloc(TopMemoryContext, sizeof(Txn));
 	txn->is_read = is_read;
+	txn->max_ops = MyTxnBuild->max_ops;
 	txn->lane = lane;
 	txn->is_extra = false;
 	txn->epoch = deadline_epoch(&lock_shared->deadline);

@@ -26,7 +26,7 @@ typedef struct TxnBuilder
 
 extern void txn_build_create(void);
 extern int	txn_build_max_ops(void);
-extern bool txn_build_note_error(const EtcdError *error);
+extern bool txn_build_note_error(const EtcdError *error, int max_ops);
 extern TxnBuilder *txn_build_start(bool is_read, TxnLane lane);
 extern void txn_build_free(Txn *txn);
 extern bool txn_build_has_room(const TxnBuilder *b, int nops);

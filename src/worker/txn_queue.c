@@ -82,7 +82,9 @@ typedef struct Lane
 	int			overdue;		/* in flight, and overdue */
 	int64		rests_until;	/* LONG: nothing is sent before */
 	Oid			last_role;		/* whose request was the last one */
-	bool		ranges_first;	/* in the next read */
+	int			first_read;		/* which kind of reads is first next time */
+	bool		puts_first;		/* before deletions, in the next write */
+	bool		writes_first;	/* LONG: a read was the last one */
 } Lane;
 
 struct TxnQueue
@@ -356,7 +358,6 @@ take_turns(const TxnBuilder *b, Lane *lane, dlist_head *queue)
 		dlist_delete(&keys[order[i]]->queue_link);
 		dlist_push_head(queue, &keys[order[i]]->queue_link);
 	}
-	lane->last_role = roles[order[0]];
 }
 
 /*
@@ -368,6 +369,27 @@ fits(TxnBuilder *b, int nops, int company)
 	if (b->txn->nops >= Min(b->company, company) || !txn_build_has_room(b, nops))
 		return false;
 	b->company = Min(b->company, company);
+	return true;
+}
+
+/* The key's operation is in a Txn now. */
+static void
+note_taken(Lane *lane, const WorkerKey *key)
+{
+	lane->last_role = shared_key(key)->role;
+	role_requests_sent(lane->last_role);
+}
+
+/*
+ * Does another lane send it by now, because its queue has become long, or the last
+ * one of its session was?
+ */
+static bool
+has_moved(WorkerKey *key, const Lane *lane, int64 now)
+{
+	if (lane_for(key_company(key, now), key_is_long(key, now)) == lane)
+		return false;
+	txn_queue_key(key);
 	return true;
 }
 
@@ -387,7 +409,7 @@ take_deletes(TxnBuilder *b, Lane *lane, int64 now)
 		if (!is_ready(key, now) || !may_join(b, key, now) ||
 			!fits(b, 1, key_company(key, now)) || !start_sending(key))
 			continue;
-		role_requests_sent(shared_key(key)->role);
+		note_taken(lane, key);
 		txn_build_add_delete(b, key);
 	}
 }
@@ -418,6 +440,29 @@ may_be_first(const TxnBuilder *b, const WorkerKey *key, int64 now, int64 *since)
 }
 
 /*
+ * Etcd may refuse a lease for the tick, and the session need not wait for one.  It
+ * marks the key deleting.
+ */
+static void
+tell_refusal(const WorkerKey *key)
+{
+	LockEntry  *entry = key->name->entry;
+	LockKey    *shared = shared_key(key);
+	LockFailure failure;
+	LWLock	   *lock;
+
+	if (tick_lease_refusal() == NULL)
+		return;
+	failure = *tick_lease_refusal();
+	lock = name_lock(key->name);
+	if (lock_key_is_unsure(entry, shared))
+		failure.kind = FAILURE_UNSURE;
+	lock_key_tell_failure(entry, shared, &failure);
+	lock_table_wake_entry(entry);
+	lock_table_unlock(lock);
+}
+
+/*
  * Take new keys and tries that are ready into the Txn, at most one for each
  * name: keys put together share a create_revision, and do not see each other.
  */
@@ -435,7 +480,7 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 		int64		tick_lease = 0;
 
 		if (!may_be_sent(key, now) || !may_join(b, key, now) ||
-			txn_build_has_put(b, key->name))
+			txn_build_has_put(b, key->name) || has_moved(key, lane, now))
 			continue;
 		first = may_be_first(b, key, now, &since);
 		if (is_try && !key->was_read)
@@ -449,12 +494,13 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 		}
 		if (shared_key(key)->has_tick && !tick_lease_get(&tick_lease))
 		{
+			tell_refusal(key);
 			key->retry_at = now + TICK_LEASE_PAUSE;
 			continue;
 		}
 		if (!fits(b, first && !is_try ? 2 : 1, key_company(key, now)) || !start_sending(key))
 			continue;
-		role_requests_sent(shared_key(key)->role);
+		note_taken(lane, key);
 		if (is_try)
 			txn_build_add_try(b, key, tick_lease);
 		else if (first)
@@ -490,10 +536,10 @@ take_key_reads(TxnBuilder *b, Lane *lane, int64 now)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
 
-		if (!may_be_sent(key, now) || !may_join(b, key, now) ||
+		if (!may_be_sent(key, now) || !may_join(b, key, now) || has_moved(key, lane, now) ||
 			!fits(b, 3, key_company(key, now)) || !start_sending(key))
 			continue;
-		role_requests_sent(shared_key(key)->role);
+		note_taken(lane, key);
 		txn_build_add_read(b, key);
 	}
 }
@@ -514,17 +560,59 @@ take_ranges(TxnBuilder *b, Lane *lane, int64 now)
 	}
 }
 
-/* By turns: neither fills all requests. */
+/* By turns: no kind fills all requests. */
 static void
 take_reads(TxnBuilder *b, Lane *lane, int64 now)
 {
-	if (lane->ranges_first)
-		take_ranges(b, lane, now);
-	take_turns(b, lane, &lane->key_reads);
-	take_key_reads(b, lane, now);
-	if (!lane->ranges_first)
-		take_ranges(b, lane, now);
-	lane->ranges_first = !lane->ranges_first;
+	enum
+	{
+		KEY_READS, RANGES, ORPHAN_READS, NKINDS
+	};
+
+	for (int i = 0; i < NKINDS; i++)
+	{
+		switch ((lane->first_read + i) % NKINDS)
+		{
+			case KEY_READS:
+				take_turns(b, lane, &lane->key_reads);
+				take_key_reads(b, lane, now);
+				break;
+			case RANGES:
+				take_ranges(b, lane, now);
+				break;
+			case ORPHAN_READS:
+				if (lane_kind(lane) == TXN_LANE_SUSPECTS)
+					take_orphan_reads(b, now);
+				break;
+		}
+	}
+	lane->first_read = (lane->first_read + 1) % NKINDS;
+}
+
+/*
+ * Deletions go first: a put may be the first in its queue if it goes with them.
+ * Where few operations go together, puts do by turns, so that deletions which
+ * etcd refuses again and again do not keep them waiting.
+ */
+static void
+take_writes(TxnBuilder *b, Lane *lane, int64 now)
+{
+	bool		puts_first = lane_kind(lane) != TXN_LANE_MAIN && lane->puts_first;
+
+	for (int i = 0; i < 2; i++)
+	{
+		if ((i == 0) != puts_first)
+		{
+			take_turns(b, lane, &lane->deletes);
+			take_deletes(b, lane, now);
+		}
+		else if (may_put())
+		{
+			take_turns(b, lane, &lane->puts);
+			take_puts(b, lane, now);
+		}
+	}
+	lane->puts_first = !lane->puts_first;
 }
 
 static void
@@ -722,13 +810,7 @@ send_writes(Lane *lane, int64 now)
 	if (!has_gathered(lane, now) || !in_a_hurry(lane, now))
 		return false;
 	b = txn_build_start(false, lane_kind(lane));
-	take_turns(b, lane, &lane->deletes);
-	take_deletes(b, lane, now);
-	if (may_put())
-	{
-		take_turns(b, lane, &lane->puts);
-		take_puts(b, lane, now);
-	}
+	take_writes(b, lane, now);
 	return finish_building(b);
 }
 
@@ -747,8 +829,6 @@ send_reads(Lane *lane, int64 now)
 	TxnBuilder *b = txn_build_start(true, lane_kind(lane));
 
 	take_reads(b, lane, now);
-	if (lane_kind(lane) == TXN_LANE_SUSPECTS)
-		take_orphan_reads(b, now);
 	return finish_building(b);
 }
 
@@ -803,12 +883,23 @@ send_extra(Lane *lane, int64 now)
 }
 
 static void
+send_all_writes(Lane *lane, int64 now)
+{
+	while (lane_has_room(lane, lane->writes, MAX_WRITES, now) && send_writes(lane, now))
+		lane->writes_first = false;
+}
+
+static void
 send_lane(Lane *lane, int64 now)
 {
+	bool		writes_first = lane_kind(lane) == TXN_LANE_LONG && lane->writes_first;
+
+	if (writes_first)
+		send_all_writes(lane, now);
 	while (lane_has_room(lane, lane->reads, MAX_READS, now) && send_reads(lane, now))
-		;
-	while (lane_has_room(lane, lane->writes, MAX_WRITES, now) && send_writes(lane, now))
-		;
+		lane->writes_first = true;
+	if (!writes_first)
+		send_all_writes(lane, now);
 	if (lane_kind(lane) == TXN_LANE_MAIN)
 		send_extra(lane, now);
 }

@@ -76,6 +76,18 @@ refuse_key(WorkerKey *key, LockFailureKind kind, int64 sent_at)
 	key_step(key, KEY_ON_BLOCKED, &failure);
 }
 
+/* Tell the sessions what etcd said, and leave the key as it is. */
+static void
+tell_failure(const TxnOp *op, const EtcdError *error)
+{
+	LockFailure failure = {.kind = FAILURE_ERROR,.sqlerrcode = sqlstate_of(error)};
+	LWLock	   *lock = name_lock(op->name);
+
+	strlcpy(failure.message, error->message, sizeof(failure.message));
+	lock_key_tell_failure(op->name->entry, shared_key(op->key), &failure);
+	lock_table_unlock(lock);
+}
+
 /*
  * The queue is too long for a response.  If the operation was alone, its
  * session is told; others are tried again, alone.  A key that may have been
@@ -85,22 +97,15 @@ static void
 op_too_long(TxnOp *op, const EtcdError *error, bool alone)
 {
 	WorkerKey  *key = op->key;
-	LockFailure failure = {.kind = FAILURE_ERROR,.sqlerrcode = sqlstate_of(error)};
 
 	recent_name_note_oversized(op->name->entry, true);
 	if (alone && op->kind == TXN_OP_READ)
 	{
-		fail_key(key, KEY_ON_REFUSE, FAILURE_ERROR, failure.sqlerrcode, error->message);
+		fail_key(key, KEY_ON_REFUSE, FAILURE_ERROR, sqlstate_of(error), error->message);
 		return;
 	}
 	if (alone)
-	{
-		LWLock	   *lock = name_lock(op->name);
-
-		strlcpy(failure.message, error->message, sizeof(failure.message));
-		lock_key_tell_failure(op->name->entry, shared_key(key), &failure);
-		lock_table_unlock(lock);
-	}
+		tell_failure(op, error);
 	key_step(key, KEY_ON_UNKNOWN, NULL);
 }
 
@@ -135,6 +140,17 @@ range_not_done(WorkerName *name, Outcome outcome, const EtcdError *error, int no
 }
 
 /*
+ * Etcd has no space left, which it may find out after it has applied the Txn.
+ * So the session is told, and the key deleted.
+ */
+static void
+op_without_space(TxnOp *op, const EtcdError *error)
+{
+	tell_failure(op, error);
+	key_step(op->key, KEY_ON_UNKNOWN, NULL);
+}
+
+/*
  * Etcd has refused the Txn.  If this operation was not alone, another one may
  * be the reason, so next time only half as many go together.
  */
@@ -143,6 +159,11 @@ op_refused(TxnOp *op, const EtcdError *error, int nops)
 {
 	WorkerKey  *key = op->key;
 
+	if (op_puts(op) && error->code == ETCD_RESOURCE_EXHAUSTED)
+	{
+		op_without_space(op, error);
+		return;
+	}
 	if (nops > 1)
 	{
 		key->company = nops / 2;
@@ -634,7 +655,7 @@ outcome_of_error(const Txn *txn, const EtcdResponse *response, const EtcdError *
 		case ETCD_FAILED_PRECONDITION:
 		case ETCD_OUT_OF_RANGE:
 		case ETCD_UNAUTHENTICATED:
-			if (txn_build_note_error(error))
+			if (txn_build_note_error(error, txn->max_ops))
 				return OUTCOME_NOT_SENT;
 			return OUTCOME_REFUSED;
 

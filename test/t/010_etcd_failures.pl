@@ -243,6 +243,15 @@ sub handover_takes
 	is($third->try("SELECT etcd_try_lock('/new')")->{sqlstate},
 		'53100', "$name: a try says so, too");
 
+	# A tick needs a lease first, whether its lock is held already or not.
+	foreach my $case ([ 'a tick', $third, '/tick' ], [ 'a tick of a lock that is held', $session, '/session/2' ])
+	{
+		my ($what, $who, $lock_name) = @$case;
+		$result = $who->try("SELECT etcd_try_once('$lock_name', date_trunc('hour', now()))");
+		is($result->{sqlstate}, '53100', "$name: $what");
+		cmp_ok($result->{elapsed}, '<', 3, "$name: $what: soon");
+	}
+
 	# Who has a lock, or a place in the queue, does not need space.
 	ok(!$other->done, "$name: a waiter waits");
 	my $begin = time;
