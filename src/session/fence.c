@@ -128,7 +128,12 @@ refuse_token_to_come(int64 token, const char *shown)
 {
 	int64		known = lock_shared->highest_revision;
 
-	if (known == 0 || (token >> TOKEN_PASS_BITS) <= known + MAX_AHEAD)
+	if (known == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("cannot check token " INT64_FORMAT " of etcd lock \"%s\"", token, shown),
+				 errdetail("This server has had no response from etcd yet.")));
+	if ((token >> TOKEN_PASS_BITS) <= known + MAX_AHEAD)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -140,6 +145,26 @@ refuse_token_to_come(int64 token, const char *shown)
 }
 
 /*
+ * Was a higher token seen?  This reads the row without a lock on it, which the
+ * INSERT takes also if it changes nothing: a late writer that is refused must not
+ * block the rightful one.
+ */
+static bool
+is_refused(const char *table, const char *row, const LockName *name, int64 token,
+		   const char *shown)
+{
+	int64		highest;
+
+	if (!run(psprintf("SELECT token FROM %s "
+					  "WHERE name OPERATOR(pg_catalog.=) $1 "
+					  "AND token OPERATOR(pg_catalog.>) $2", table),
+			 row, token, &highest))
+		return false;
+	report_own_token(name, shown, token, highest);
+	return true;
+}
+
+/*
  * Returns true, and records the token, unless a higher one was seen before.
  */
 Datum
@@ -148,6 +173,7 @@ etcd_lock_sql_fence(PG_FUNCTION_ARGS)
 	LockName	name;
 	char	   *row;
 	char	   *table;
+	char	   *shown;
 	int64		token;
 	int64		highest;
 
@@ -156,9 +182,12 @@ etcd_lock_sql_fence(PG_FUNCTION_ARGS)
 	lock_sql_refuse_null(fcinfo, 1, _("token"));
 	token = PG_GETARG_INT64(1);
 	require_writable("etcd_lock_fence()");
-	refuse_token_to_come(token, text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	shown = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	refuse_token_to_come(token, shown);
 
 	table = fences_table(fcinfo);
+	if (is_refused(table, row, &name, token, shown))
+		PG_RETURN_BOOL(false);
 	if (run(psprintf("INSERT INTO %s AS f (name, token) VALUES ($1, $2) "
 					 "ON CONFLICT (name) DO UPDATE SET token = excluded.token "
 					 "WHERE f.token OPERATOR(pg_catalog.<=) excluded.token "
@@ -166,12 +195,8 @@ etcd_lock_sql_fence(PG_FUNCTION_ARGS)
 			row, token, &highest))
 		PG_RETURN_BOOL(true);
 
-	/* Without a lock on the row: the highest token is only for the message. */
-	if (run(psprintf("SELECT token FROM %s "
-					 "WHERE name OPERATOR(pg_catalog.=) $1 "
-					 "AND token OPERATOR(pg_catalog.>) $2", table),
-			row, token, &highest))
-		report_own_token(&name, text_to_cstring(PG_GETARG_TEXT_PP(0)), token, highest);
+	/* A higher one was committed meanwhile. */
+	(void) is_refused(table, row, &name, token, shown);
 	PG_RETURN_BOOL(false);
 }
 

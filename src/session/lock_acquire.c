@@ -19,7 +19,6 @@
  */
 #include "postgres.h"
 
-#include "access/parallel.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
@@ -467,16 +466,6 @@ prepare(const WaitDeadlines *deadlines)
 	commit_to_front();
 }
 
-/* PostgreSQL's lock does not exclude processes of the same parallel query. */
-static void
-refuse_parallel_worker(void)
-{
-	if (IsParallelWorker())
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("cannot acquire etcd locks in a parallel worker")));
-}
-
 int64
 lock_acquire(const LockName *name, const LockRequest *request)
 {
@@ -487,7 +476,6 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	LocalHold  *other;
 	bool		granted;
 
-	refuse_parallel_worker();
 	wait_deadlines_begin(&acquisition.deadlines, request);
 	local = find_hold(name, request->mode);
 	if (local != NULL)
@@ -525,7 +513,6 @@ lock_acquire(const LockName *name, const LockRequest *request)
 void
 lock_acquire_prepare_tries(const WaitDeadlines *deadlines)
 {
-	refuse_parallel_worker();
 	prepare(deadlines);
 }
 

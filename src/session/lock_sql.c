@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/parallel.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/int.h"
@@ -94,6 +95,11 @@ lock_sql_require_session(void)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot use etcd locks within a security-restricted operation"),
 				 errdetail("Autovacuum, ANALYZE, REINDEX and the like run functions of other roles, whose namespace and limits do not apply there.")));
+	if (IsParallelWorker())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("cannot use etcd locks in a parallel worker"),
+				 errdetail("Its leader has the session's locks.")));
 }
 
 /*
@@ -446,6 +452,7 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 
 	/* Do first what needs the catalogs, and so a snapshot. */
 	lock_session_describe();
+	pfree(lock_name_for_message(&name));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	SPI_commit();
 	SPI_finish();

@@ -34,6 +34,9 @@
 /* How often a waiter checks whether somebody waits for it. */
 #define TICKS_BEFORE_DEADLOCK_TIMEOUT	3
 
+/* How long a session waits that overtakes those who wait for it, in microseconds. */
+#define OVERTAKING		INT64CONST(5000)
+
 /* For find_foreign_holder(). */
 #define ANYBODY			(-1)
 
@@ -144,7 +147,8 @@ wait_for_tag(LocalHold *local, bool session, int64 until)
  * those errors (rule 27).
  */
 static TagResult
-wait_for_tag_at_most(LocalHold *local, bool session, const WaitDeadlines *deadlines)
+wait_for_tag_at_most(LocalHold *local, const LockRequest *request,
+					 const WaitDeadlines *deadlines)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -155,7 +159,7 @@ wait_for_tag_at_most(LocalHold *local, bool session, const WaitDeadlines *deadli
 	{
 		/* The lock is to belong to the caller's owner. */
 		CurrentResourceOwner = owner;
-		wait_for_tag(local, session,
+		wait_for_tag(local, request->session,
 					 Min(deadlines->give_up_at, deadlines->lock_timeout_at));
 		ReleaseCurrentSubTransaction();
 	}
@@ -168,7 +172,7 @@ wait_for_tag_at_most(LocalHold *local, bool session, const WaitDeadlines *deadli
 		RollbackAndReleaseCurrentSubTransaction();
 		CurrentResourceOwner = owner;
 		if (error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED &&
-			!deadlock_is_ours())
+			(request->is_try || !deadlock_is_ours()))
 			result = TAG_TRY_AGAIN;
 		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE &&
 				 deadlines->lock_timeout_at > deadlines->give_up_at)
@@ -240,12 +244,32 @@ wait_tag_somebody_has(LocalHold *local)
 		first.given_up == second.given_up;
 }
 
-/* Returns false if another session has it. */
+/* Returns false if another session has it, or is waiting. */
 static bool
 acquire_at_once(LocalHold *local, const LockRequest *request)
 {
 	return LockAcquire(&local->name.tag, lock_session_pgmode(local->mode),
 					   request->session, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * Returns false if another session has it.  Before PostgreSQL 17, LockAcquire()
+ * lets a session that has the lock in the other mode overtake those that wait
+ * for that only if it may wait itself.
+ */
+static bool
+acquire_without_waiting(LocalHold *local, const LockRequest *request,
+						const WaitDeadlines *deadlines)
+{
+	LockMode	other = local->mode == LOCK_EXCLUSIVE ? LOCK_SHARED : LOCK_EXCLUSIVE;
+	WaitDeadlines soon = *deadlines;
+
+	if (acquire_at_once(local, request))
+		return true;
+	if (!compat_lock_held_by_me(&local->name.tag, lock_session_pgmode(other)))
+		return false;
+	soon.give_up_at = Min(soon.give_up_at, clock_now() + OVERTAKING);
+	return wait_for_tag_at_most(local, request, &soon) == TAG_ACQUIRED;
 }
 
 /*
@@ -283,7 +307,7 @@ wait_tag_acquire(LocalHold *local, const LockRequest *request,
 
 	if (request->is_try || request->wait >= 0)
 	{
-		if (acquire_at_once(local, request))
+		if (acquire_without_waiting(local, request, deadlines))
 			return true;
 		if (request->is_try)
 			return try_again(local, request, deadlines);
@@ -293,7 +317,8 @@ wait_tag_acquire(LocalHold *local, const LockRequest *request,
 		/* If it never gets the lock, others must have been seen by then. */
 		(void) lock_hold_somebody_has(local->hold);
 	}
-	else if (role_budget_limits_waits() && acquire_at_once(local, request))
+	else if (role_budget_limits_waits() &&
+			 acquire_without_waiting(local, request, deadlines))
 		return true;
 
 	/*
@@ -308,7 +333,7 @@ wait_tag_acquire(LocalHold *local, const LockRequest *request,
 	}
 
 	do
-		result = wait_for_tag_at_most(local, request->session, deadlines);
+		result = wait_for_tag_at_most(local, request, deadlines);
 	while (result == TAG_TRY_AGAIN);
 	return result == TAG_ACQUIRED;
 }

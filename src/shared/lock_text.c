@@ -27,18 +27,28 @@ append_escaped(StringInfo buf, const char *bytes, int len)
 		appendStringInfo(buf, "\\x%02x", (unsigned char) bytes[i]);
 }
 
+/*
+ * Only for text that is not plain ASCII: it may read the catalogs, which is
+ * impossible outside of a transaction, and which a session that waits for a
+ * lock must not do (rule 26).
+ */
+static Oid
+find_conversion(int from, int to)
+{
+	return IsTransactionState() ? FindDefaultConversionProc(from, to) : InvalidOid;
+}
+
 /* Append valid text of one encoding in another one, as far as that has it. */
 static void
 append_converted(StringInfo buf, const char *bytes, int len, int from, int to)
 {
-	Oid			proc;
+	Oid			proc = InvalidOid;
 
 	if (from == to)
 	{
 		appendBinaryStringInfo(buf, bytes, len);
 		return;
 	}
-	proc = IsTransactionState() ? FindDefaultConversionProc(from, to) : InvalidOid;
 	while (len > 0)
 	{
 		int			plain = 0;
@@ -53,6 +63,8 @@ append_converted(StringInfo buf, const char *bytes, int len, int from, int to)
 		if (len == 0)
 			break;
 
+		if (!OidIsValid(proc))
+			proc = find_conversion(from, to);
 		if (OidIsValid(proc))
 		{
 			int			size = len * MAX_CONVERSION_GROWTH + 2;
@@ -143,14 +155,13 @@ lock_text_for_message(const char *message)
 	if (from == to || from == PG_SQL_ASCII || to == PG_SQL_ASCII)
 		return pstrdup(message);
 
-	/* Outside of a transaction we cannot access the catalogs. */
-	if (IsTransactionState())
-		proc = FindDefaultConversionProc(from, to);
 	initStringInfo(&buf);
 	while (*message != '\0')
 	{
 		int			len = Min(pg_encoding_mblen(from, message), (int) strlen(message));
 
+		if (IS_HIGHBIT_SET(*message) && !OidIsValid(proc))
+			proc = find_conversion(from, to);
 		if (!IS_HIGHBIT_SET(*message) || has_character(proc, message, len, from, to))
 			appendBinaryStringInfo(&buf, message, len);
 		else

@@ -428,6 +428,30 @@ SELECT 1 / etcd_unlock('/refused')::int;
 \\endpipeline
 END
 
+# In a database of another encoding, the lines in the log about its wait give it no
+# snapshot either.
+$here->safe_psql('postgres', "CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0");
+$here->safe_psql('latin1', 'CREATE EXTENSION etcd_lock');
+foreach my $server ($here, $there)
+{
+	foreach my $name (q('/latin1'), q(U&'/m\00e4rz'))
+	{
+		my $what = 'LATIN1, ' . $server->name . ", $name";
+		my $owner = session($server);
+		my $waiter = session($here, db => 'latin1');
+		$owner->query("SELECT etcd_lock($name)");
+		my $log = -s $here->logfile;
+		$waiter->send("CALL etcd_lock_wait($name)");
+		wait_until_waiting($waiter);
+		is_logged($here, $log, qr/still waiting/, "$what: the wait is logged");
+		is($control->query('SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE pid = ' . $waiter->pid),
+			't', "$what: it has no snapshot");
+		$owner->query("SELECT etcd_unlock($name)");
+		is($waiter->result->{sqlstate}, '', "$what: it is served");
+		$_->quit foreach $owner, $waiter;
+	}
+}
+
 is_left_clean($etcd, @nodes);
 $_->quit foreach $control, $holder;
 finish($etcd, @nodes);

@@ -197,6 +197,32 @@ foreach my $on_loss (qw(cancel terminate warn))
 	}
 }
 
+# What is cancelled then is a procedure's next statement, wherever it has taken the lock.
+foreach my $where ('before', 'within')
+{
+	fault "synchronous standby missing, a procedure, the lock is taken $where" => sub {
+		my $name = "/sync/procedure/$where";
+		my $session = session($here);
+		$session->query("SET etcd_lock.on_loss = cancel");
+		$session->query("SELECT etcd_lock('$name')") if $where eq 'before';
+		my $take = $where eq 'within' ? "PERFORM etcd_lock('$name');" : '';
+		my $result;
+		without_standby(sub {
+			$session->send("DO \$\$ BEGIN $take INSERT INTO t VALUES ('$name'); COMMIT; PERFORM pg_sleep(60); END \$\$");
+			wait_for_event($session, 'SyncRep');
+			break_lock($name);
+			wait_until_lost($name);
+			acknowledge();
+			$result = $session->result;
+		});
+		is($result->{sqlstate}, '57014', 'the next statement is cancelled');
+		cmp_ok($result->{elapsed}, '<', 45, '... before its end') if defined $result->{elapsed};
+		is(committed($here, $name), 1, 'the commit has happened');
+		$session->query('SELECT etcd_unlock_all()');
+		$session->quit;
+	};
+}
+
 fault 'synchronous standby missing, the lease ends' => sub {
 	new_lease('4s');
 	my %session = (map { $_ => extended($here) } qw(cancel terminate prepared));

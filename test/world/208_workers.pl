@@ -167,6 +167,7 @@ ANALYZE big;
 
 CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN PERFORM pg_sleep(0.05); RETURN $1; END';
 CREATE FUNCTION lies() RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS $$ BEGIN RETURN etcd_lock('/lies'); END $$;
+CREATE FUNCTION check_lies() RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS $$ BEGIN RETURN etcd_lock_check('/lies'); END $$;
 SQL
 my $parallel = session($here);
 like($parallel->query('EXPLAIN (COSTS off) SELECT sum(slow(i)) FROM big'), qr/Workers Planned: 2/, 'a parallel plan');
@@ -176,6 +177,7 @@ $parallel->query("SET $force = on");
 is($parallel->try('SELECT lies() FROM big LIMIT 1')->{sqlstate}, '25000',
 	'a function that says that it is safe takes no lock in a parallel worker')
   or diag($parallel->try('SELECT lies() FROM big LIMIT 1')->{err});
+is($parallel->try('SELECT check_lies() FROM big LIMIT 1')->{sqlstate}, '25000', 'nor looks at one');
 $parallel->query("RESET $force; SELECT etcd_unlock_all()");
 
 # The leader holds locks: its workers end as any do.
