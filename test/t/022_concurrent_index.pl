@@ -439,6 +439,9 @@ foreach my $server ($here, $there)
 		my $what = 'LATIN1, ' . $server->name . ", $name";
 		my $owner = session($server);
 		my $waiter = session($here, db => 'latin1');
+
+		# Where the session looked the conversion up when it began is not first any more.
+		$waiter->query('SET search_path = public, pg_catalog');
 		$owner->query("SELECT etcd_lock($name)");
 		my $log = -s $here->logfile;
 		$waiter->send("CALL etcd_lock_wait($name)");
