@@ -197,6 +197,34 @@ foreach my $on_loss (qw(cancel terminate warn))
 	}
 }
 
+# The lease ends, though etcd still has it: for the margin of its 60 s, no key that
+# protects a commit goes, neither with the lease nor because nobody here knows it.
+fault 'synchronous standby missing, the lease is given up' => sub {
+	my $name = '/sync/margin';
+	my ($session, $sharer) = (extended($here), session($here));
+	$session->query("SET etcd_lock.on_loss = warn; BEGIN; SELECT etcd_xact_lock_shared('$name'); INSERT INTO t VALUES ('$name')");
+	without_standby(sub {
+		$session->send('COMMIT');
+		wait_for_event($session, 'SyncRep');
+		$other->send("SELECT etcd_lock('$name') > 0");
+		wait_until('it waits in etcd', sub { my @keys = $etcd->keys("$name/"); @keys == 2 });
+		my $lease = $here->safe_psql('postgres', 'SELECT lease FROM etcd_lock_status()');
+		$etcd->delete(".etcd_lock/server/$lease");
+		wait_until_lost($name);
+		$sharer->send("SELECT etcd_lock_shared('$name') > 0");
+		wait_until('one here asks, too', sub { my @keys = $etcd->keys("$name/"); $other->done || @keys == 3 });
+		my $until = time + 2;
+		sleep 0.05 until $other->done || time > $until;
+		ok(!$other->done, 'the other server does not have the lock');
+		acknowledge();
+		like("@{$session->result->{tags}}", qr/^COMMIT$/, 'committed');
+	});
+	is($other->result->{out}, 't', 'then it has it');
+	$other->query("SELECT etcd_unlock('$name')");
+	is($sharer->result->{out}, 't', 'and then the one here');
+	$_->query('SELECT etcd_unlock_all()'), $_->quit foreach $session, $sharer;
+};
+
 # What is cancelled then is a procedure's next statement, wherever it has taken the lock.
 foreach my $where ('before', 'within')
 {
