@@ -107,10 +107,12 @@ sub is_given
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	my $kept = heat($holder, '/give');
+	my $given_up = stat_of($here, 'given_up');
 	my $began = time;
 	$ask->();
 	cmp_ok(time - $began, '<', 5, "$what: long before the window ends");
 	is(join(' ', grep { $_ eq $kept } keys_of('/give')), '', "$what: that key is gone");
+	is(stat_of($here, 'given_up') - $given_up, 1, "$what: ... which is counted");
 	$other->query('SELECT etcd_unlock_all()');
 	wait_until('nobody has it', sub { !keys_of('/give') || grep { /keep/ } keys_of('/give') });
 	return;
@@ -212,6 +214,19 @@ cmp_ok($holder->query("SELECT etcd_lock('/deleted')"), '>', $token, 'its tokens 
 $holder->query("SELECT etcd_unlock('/deleted')");
 unlike(PostgreSQL::Test::Utils::slurp_file($here->logfile, $log), qr/was lost/,
 	'nobody has lost anything');
+
+# It is the watch that tells, and not the next look at all keys.
+my $soon = 0;
+foreach my $round (1 .. 5)
+{
+	heat($holder, '/deleted');
+	my $began = time;
+	$etcd->delete(keys_of('/deleted'));
+	wait_until('this server knows',
+		sub { $second->query("SELECT count(*) FROM etcd_locks WHERE name = '/deleted'") eq '0' });
+	$soon++ if time - $began < 0.5;
+}
+cmp_ok($soon, '>=', 4, 'this server knows it at once, four times of five');
 
 # What other servers see: who asked for the key first says nothing of who has it now.
 heat($holder, '/seen');
