@@ -17,6 +17,7 @@
 
 #define READ_PART		"read/"
 #define WRITE_PART		"write/"
+#define INTEGER_PART	KEY_LAYOUT_RESERVED "int/"
 #define SERVER_PART		KEY_LAYOUT_RESERVED "server/"
 #define PRIMARY_PART	KEY_LAYOUT_RESERVED "primary/"
 #define NOTE_PART		KEY_LAYOUT_RESERVED "holder/"
@@ -77,6 +78,40 @@ key_layout_queue_end(char *key, const char *name)
 }
 
 size_t
+key_layout_namespace_end(char *key, const char *ns)
+{
+	size_t		len = strlen(ns);
+
+	if (len == 0)
+	{
+		key[0] = '\0';
+		return 0;
+	}
+	assert(ns[len - 1] == '/');
+	return BUILD(key, "%.*s%c", (int) len - 1, ns, '/' + 1);
+}
+
+/*
+ * A slash in the database's name would add a level to the key, and two names
+ * could collide.
+ */
+size_t
+key_layout_integer_prefix(char *prefix, const char *database)
+{
+	size_t		size = KEY_LAYOUT_INTEGER_SIZE(strlen(database));
+	size_t		len = strlen(INTEGER_PART);
+
+	memcpy(prefix, INTEGER_PART, len);
+	for (const char *c = database; *c != '\0'; c++)
+		len += snprintf(prefix + len, size - len, *c == '/' || *c == '%' ? "%%%02X" : "%c",
+						(unsigned char) *c);
+	prefix[len++] = '/';
+	assert(len < size);
+	prefix[len] = '\0';
+	return len;
+}
+
+size_t
 key_layout_sentinel(char *key, const char *ns, uint64_t lease)
 {
 	return BUILD(key, "%s" SERVER_PART "%" PRIx64, ns, lease);
@@ -95,6 +130,12 @@ key_layout_sentinels_end(char *key, const char *ns)
 
 	key[len - 1] = '/' + 1;
 	return len;
+}
+
+size_t
+key_layout_sentinel_start(char *key, const char *sentinel)
+{
+	return BUILD(key, "%s/", sentinel);
 }
 
 size_t
@@ -193,6 +234,12 @@ starts_with(const char *s, size_t len, const char *start, size_t start_len)
 	return len >= start_len && memcmp(s, start, start_len) == 0;
 }
 
+bool
+key_layout_is_below(const char *key, size_t key_len, const char *name, size_t name_len)
+{
+	return key_len > name_len && memcmp(key, name, name_len) == 0 && key[name_len] == '/';
+}
+
 /*
  * The last part has no slash and is not empty: a key with more slashes belongs
  * to a lock with a longer name, even though Go's clients disagree.
@@ -204,8 +251,7 @@ key_layout_kind(const char *name, size_t name_len, const char *key, size_t key_l
 	QueueKeyKind kind = QUEUE_KEY_PLAIN;
 	size_t		at = name_len + 1;
 
-	if (!starts_with(key, key_len, name, name_len) || key_len <= name_len ||
-		key[name_len] != '/')
+	if (!key_layout_is_below(key, key_len, name, name_len))
 		return QUEUE_KEY_OTHER;
 
 	if (starts_with(key + at, key_len - at, READ_PART, strlen(READ_PART)))
@@ -442,15 +488,54 @@ key_layout_is_note(const char *key, size_t key_len, uint64_t lease, uint64_t *se
 		of_lease == lease;
 }
 
+/*
+ * Returns where the reserved prefix occurs first in a name, or len if it does not.
+ * Its last slash may be the one after the name, below which its keys are.
+ */
+static size_t
+find_reserved(const char *name, size_t len)
+{
+	size_t		part_len = strlen(KEY_LAYOUT_RESERVED) - 1;
+
+	for (size_t i = 0; i + part_len <= len; i++)
+	{
+		if (memcmp(name + i, KEY_LAYOUT_RESERVED, part_len) == 0 &&
+			(i + part_len == len || name[i + part_len] == '/'))
+			return i;
+	}
+	return len;
+}
+
 bool
 key_layout_is_reserved(const char *key, size_t name_len)
 {
-	for (size_t i = 0; i + strlen(KEY_LAYOUT_RESERVED) <= name_len + 1; i++)
-	{
-		/* Include the slash after the name, below which its keys are. */
-		if (memcmp(key + i, KEY_LAYOUT_RESERVED, strlen(KEY_LAYOUT_RESERVED)) == 0)
-			return !starts_with(key + i, name_len - i, KEY_LAYOUT_INTEGER,
-								strlen(KEY_LAYOUT_INTEGER));
-	}
-	return false;
+	size_t		at = find_reserved(key, name_len);
+
+	return at < name_len && !key_layout_is_integer(key + at, name_len - at);
+}
+
+bool
+key_layout_has_reserved(const char *name, size_t len)
+{
+	return find_reserved(name, len) < len;
+}
+
+bool
+key_layout_ends_in_mode(const char *name, size_t len)
+{
+	return ends_in_part(name, len, "read") || ends_in_part(name, len, "write");
+}
+
+bool
+key_layout_is_integer(const char *name, size_t len)
+{
+	return starts_with(name, len, INTEGER_PART, strlen(INTEGER_PART));
+}
+
+size_t
+key_layout_written_part(const char *name, size_t len, const char *prefix)
+{
+	size_t		prefix_len = strlen(prefix);
+
+	return len > prefix_len && starts_with(name, len, prefix, prefix_len) ? prefix_len : 0;
 }

@@ -22,9 +22,6 @@
  */
 #define KEY_LAYOUT_RESERVED		".etcd_lock/"
 
-/* ... but the names of locks by integer keys begin with this. */
-#define KEY_LAYOUT_INTEGER		KEY_LAYOUT_RESERVED "int/"
-
 /* Longest namespace and name together, in bytes of UTF-8. */
 #define KEY_LAYOUT_MAX_NAME		512
 
@@ -36,6 +33,10 @@
 
 /* Room for any key built here, including its NUL. */
 #define KEY_LAYOUT_SIZE			1200
+
+/* Room for the prefix of a database's integer keys, including its NUL. */
+#define KEY_LAYOUT_INTEGER_SIZE(database_len) \
+	(sizeof(KEY_LAYOUT_RESERVED "int/") + 3 * (database_len) + 1)
 
 typedef enum QueueKeyKind
 {
@@ -69,12 +70,22 @@ extern size_t key_layout_lock(char *key, const char *name, bool exclusive,
 extern size_t key_layout_queue_start(char *key, const char *name);
 extern size_t key_layout_queue_end(char *key, const char *name);
 
+/* The end of the range of a namespace's keys; empty: there is none. */
+extern size_t key_layout_namespace_end(char *key, const char *ns);
+
+/*
+ * What the names of locks by integer keys of this database begin with, after
+ * the namespace.  The caller provides KEY_LAYOUT_INTEGER_SIZE() bytes.
+ */
+extern size_t key_layout_integer_prefix(char *prefix, const char *database);
+
 /* A server's sentinel; the range of all sentinels. */
 extern size_t key_layout_sentinel(char *key, const char *ns, uint64_t lease);
 extern size_t key_layout_sentinels(char *key, const char *ns);
 extern size_t key_layout_sentinels_end(char *key, const char *ns);
 
-/* The end of the range of a sentinel and everything below it. */
+/* All keys below a sentinel are between these two. */
+extern size_t key_layout_sentinel_start(char *key, const char *sentinel);
 extern size_t key_layout_sentinel_end(char *key, const char *sentinel);
 
 /*
@@ -161,7 +172,26 @@ extern bool key_layout_split(const char *key, size_t key_len, QueueKeyParts *par
 extern bool key_layout_is_own(const char *key, size_t key_len, uint64_t lease,
 							  uint64_t *serial);
 
+/* Is it a key of the lock with this name, or of one with a deeper name? */
+extern bool key_layout_is_below(const char *key, size_t key_len,
+								const char *name, size_t name_len);
+
 /* Is a lock's name, as key_layout_split() returns it, reserved? */
 extern bool key_layout_is_reserved(const char *key, size_t name_len);
+
+/*
+ * For names as users write them.  Does it contain the reserved prefix, if a
+ * slash follows?  Would its keys look like those that another lock has for one
+ * mode?  Does it belong to an integer key (without the namespace)?
+ */
+extern bool key_layout_has_reserved(const char *name, size_t len);
+extern bool key_layout_ends_in_mode(const char *name, size_t len);
+extern bool key_layout_is_integer(const char *name, size_t len);
+
+/*
+ * Returns where the part of a name begins that users write: after this prefix of
+ * integer keys, if the name has it.
+ */
+extern size_t key_layout_written_part(const char *name, size_t len, const char *prefix);
 
 #endif							/* KEY_LAYOUT_H */

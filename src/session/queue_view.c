@@ -96,21 +96,6 @@ typedef struct Listing
  * ----------------------------------------------------------------
  */
 
-/* The end of the range of keys with this prefix; empty: there is none. */
-static char *
-prefix_end(const char *prefix)
-{
-	char	   *end = pstrdup(prefix);
-	size_t		len = strlen(end);
-
-	while (len > 0 && (unsigned char) end[len - 1] == 0xff)
-		len--;
-	end[len] = '\0';
-	if (len > 0)
-		end[len - 1]++;
-	return end;
-}
-
 static void
 add_key(Listing *listing, const QueuePageKey *page, const char *key,
 		const char *value)
@@ -199,16 +184,11 @@ set_text(ViewRow *row, int column, const char *utf8)
 static char *
 shown_name(const Listing *listing, const char *key, size_t name_len)
 {
-	size_t		integer_len = strlen(listing->integer);
+	const char *name = key + listing->ns_len;
+	size_t		len = name_len - listing->ns_len;
+	size_t		at = key_layout_written_part(name, len, listing->integer);
 
-	key += listing->ns_len;
-	name_len -= listing->ns_len;
-	if (name_len > integer_len && memcmp(key, listing->integer, integer_len) == 0)
-	{
-		key += integer_len;
-		name_len -= integer_len;
-	}
-	return lock_text_for_user(key, name_len);
+	return lock_text_for_user(name + at, len - at);
 }
 
 /*
@@ -304,12 +284,10 @@ is_of_lock(const SeenKey *seen, const char *name, size_t name_len)
 		memcmp(seen->key, name, name_len) == 0;
 }
 
-/* Is it a key of the lock, or of one with a deeper name? */
 static bool
 is_below(const SeenKey *seen, const char *name, size_t name_len)
 {
-	return seen->page.shown_len > name_len && seen->key[name_len] == '/' &&
-		memcmp(seen->key, name, name_len) == 0;
+	return key_layout_is_below(seen->key, seen->page.shown_len, name, name_len);
 }
 
 static int
@@ -476,7 +454,8 @@ etcd_lock_sql_queue(PG_FUNCTION_ARGS)
 	}
 	else
 	{
-		read_keys(&listing, listing.ns, prefix_end(listing.ns));
+		(void) key_layout_namespace_end(end, listing.ns);
+		read_keys(&listing, listing.ns, end);
 		if (listing.cut)
 			ereport(WARNING,
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

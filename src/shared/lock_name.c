@@ -16,7 +16,6 @@
 
 #include "catalog/namespace.h"
 #include "commands/dbcommands.h"
-#include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "shared/lock_name.h"
@@ -149,16 +148,15 @@ set_text_name(LockName *name, const char *server, bool integer_too)
 	 * <name>/write/X: a lock <name>/read would be taken for holders of <name>
 	 * by clients that know one mode only.
 	 */
-	if (ends_with(name->key, strlen(name->key), "/read") ||
-		ends_with(name->key, strlen(name->key), "/write"))
+	if (key_layout_ends_in_mode(name->key, strlen(name->key)))
 		bad_name(server, _("The name ends in \"/read\" or \"/write\"."));
 
 	/*
 	 * Nor may its keys, which begin with the name and a slash, lie among our
 	 * own.
 	 */
-	if (strstr(psprintf("%s/", name->key), KEY_LAYOUT_RESERVED) != NULL &&
-		!(integer_too && strncmp(utf8, KEY_LAYOUT_INTEGER, strlen(KEY_LAYOUT_INTEGER)) == 0))
+	if (key_layout_has_reserved(name->key, strlen(name->key)) &&
+		!(integer_too && key_layout_is_integer(utf8, len)))
 		bad_name(server, psprintf(_("\"%s\" is reserved."), KEY_LAYOUT_RESERVED));
 
 	SET_LOCKTAG_ADVISORY(name->tag, InvalidOid, 0, 0, LOCK_TAG_TEXT);
@@ -204,28 +202,16 @@ lock_name_integer_prefix(void)
 {
 	char	   *database = get_database_name(MyDatabaseId);
 	char	   *utf8;
-	StringInfoData buf;
+	char	   *prefix;
 
 	if (database == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_DATABASE),
 				 errmsg("database with OID %u does not exist", MyDatabaseId)));
 	utf8 = pg_server_to_any(database, strlen(database), PG_UTF8);
-
-	initStringInfo(&buf);
-	appendStringInfoString(&buf, KEY_LAYOUT_INTEGER);
-	for (const char *c = utf8; *c != '\0'; c++)
-	{
-		/*
-		 * A slash would add a level to the key, and two names could collide.
-		 */
-		if (*c == '/' || *c == '%')
-			appendStringInfo(&buf, "%%%02X", (unsigned char) *c);
-		else
-			appendStringInfoChar(&buf, *c);
-	}
-	appendStringInfoChar(&buf, '/');
-	return buf.data;
+	prefix = palloc(KEY_LAYOUT_INTEGER_SIZE(strlen(utf8)));
+	(void) key_layout_integer_prefix(prefix, utf8);
+	return prefix;
 }
 
 static void

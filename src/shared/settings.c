@@ -188,7 +188,7 @@ check_namespace(char **newval, void **extra, GucSource source)
 							ETCD_LOCK_MAX_NAMESPACE);
 		return false;
 	}
-	if (strstr(namespace, KEY_LAYOUT_RESERVED) != NULL)
+	if (key_layout_has_reserved(namespace, len))
 	{
 		GUC_check_errdetail("\"%s\" is reserved.", KEY_LAYOUT_RESERVED);
 		return false;

@@ -822,7 +822,7 @@ lease_read_messages(void)
 	static const LinkCallbacks callbacks = {.done = messages_read,.max_message = MAX_RESPONSE};
 	EtcdOp		op = {.type = ETCD_OP_RANGE,.limit = MAX_MESSAGES};
 	char		end[KEY_LAYOUT_SIZE];
-	char		start[KEY_LAYOUT_SIZE + 1];
+	char		start[KEY_LAYOUT_SIZE];
 
 	if (MyLease->reading || MyLease->state != LEASE_ALIVE)
 		return true;
@@ -831,7 +831,7 @@ lease_read_messages(void)
 	if (MyLease->missed > MyLease->shown)
 		close_sentinel_watch();
 	op.range.key = start;
-	op.range.key_len = snprintf(start, sizeof(start), "%s/", lock_shared->sentinel_key);
+	op.range.key_len = key_layout_sentinel_start(start, lock_shared->sentinel_key);
 	op.range.end = end;
 	op.range.end_len = key_layout_sentinel_end(end, lock_shared->sentinel_key);
 	MyLease->reading = link_call(LINK_SIDE, etcd_request_range(&op), repeatable_timeout(),

@@ -479,9 +479,8 @@ is_queue_of(const WorkerName *name, const EtcdOpResult *result)
 		return false;
 	for (int i = 0; i < result->nkvs; i++)
 	{
-		if (result->kvs[i].key_len <= name->name_len ||
-			memcmp(result->kvs[i].key, name->name, name->name_len) != 0 ||
-			result->kvs[i].key[name->name_len] != '/')
+		if (!key_layout_is_below(result->kvs[i].key, result->kvs[i].key_len,
+								 name->name, name->name_len))
 			return false;
 	}
 	return true;

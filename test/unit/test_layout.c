@@ -44,6 +44,8 @@ test_building(void)
 	ok(strcmp(key, "app/.etcd_lock/primary/42/") == 0 &&
 	   strcmp(end, "app/.etcd_lock/primary/420") == 0, "all primaries of a system");
 	built(key_layout_sentinels_end(key, "a/"), "a/.etcd_lock/server0", "their end");
+	built(key_layout_sentinel_start(key, "app/.etcd_lock/server/ff"),
+		  "app/.etcd_lock/server/ff/", "where what is below a sentinel starts");
 	built(key_layout_sentinel_end(key, "app/.etcd_lock/server/ff"),
 		  "app/.etcd_lock/server/ff0", "the end of what is below a sentinel");
 	built(key_layout_message(key, "app/", 0xff, "app/x/y", 12),
@@ -65,6 +67,38 @@ test_building(void)
 	key_layout_tick_leases(key, end, "app/");
 	ok(strcmp(key, "app/.etcd_lock/tick_lease/") == 0 &&
 	   strcmp(end, "app/.etcd_lock/tick_lease0") == 0, "the leases of ticks");
+}
+
+static void
+test_namespace_end(void)
+{
+	built(key_layout_namespace_end(key, "app/"), "app0", "the end of a namespace");
+	built(key_layout_namespace_end(key, "a/b/"), "a/b0", "the end of a deeper one");
+	built(key_layout_namespace_end(key, ""), "", "no namespace has no end");
+}
+
+static void
+test_integer_prefix(void)
+{
+	char		longest[KEY_LAYOUT_INTEGER_SIZE(64)];
+	char		slashes[65];
+
+	built(key_layout_integer_prefix(key, "db"), ".etcd_lock/int/db/", "integer keys of a database");
+	built(key_layout_integer_prefix(key, "a/b"), ".etcd_lock/int/a%2Fb/", "a slash is escaped");
+	built(key_layout_integer_prefix(key, "a%2Fb"), ".etcd_lock/int/a%252Fb/", "and what escapes it");
+	built(key_layout_integer_prefix(key, "b\xc3\xa4r"), ".etcd_lock/int/b\xc3\xa4r/", "UTF-8 stays");
+	memset(slashes, '/', sizeof(slashes) - 1);
+	slashes[sizeof(slashes) - 1] = '\0';
+	is_int(key_layout_integer_prefix(longest, slashes), sizeof(longest) - 1,
+		   "the longest prefix has room");
+
+	is_int(key_layout_written_part(".etcd_lock/int/db/42", 20, ".etcd_lock/int/db/"), 18,
+		   "users write an integer key without the prefix");
+	is_int(key_layout_written_part(".etcd_lock/int/db/", 18, ".etcd_lock/int/db/"), 0,
+		   "not if nothing is left");
+	is_int(key_layout_written_part(".etcd_lock/int/dc/42", 20, ".etcd_lock/int/db/"), 0,
+		   "nor one of another database");
+	is_int(key_layout_written_part("x", 1, ".etcd_lock/int/db/"), 0, "nor a text name");
 }
 
 /* Names and namespaces as long as they may be. */
@@ -213,6 +247,52 @@ test_question(void)
 }
 
 static void
+below(const char *text, const char *name, bool expected)
+{
+	ok(key_layout_is_below(text, strlen(text), name, strlen(name)) == expected,
+	   "\"%s\" is %sbelow \"%s\"", text, expected ? "" : "not ", name);
+}
+
+static void
+test_below(void)
+{
+	below("a/x", "a", true);
+	below("a/b/write/1-1", "a", true);
+	below("a/", "a", true);
+	below("a", "a", false);
+	below("a0", "a", false);
+	below("b/x", "a", false);
+	below("", "a", false);
+	below("/x", "", true);
+	ok(!key_layout_is_below("ab/x", 2, "ab", 2), "a key that was cut before the slash is not below it");
+}
+
+/* What users may not call a lock, or a namespace. */
+static void
+test_names(void)
+{
+#define NAME(function, name, expected) \
+	ok(function((name), strlen(name)) == (expected), #function "(\"%s\")", (name))
+	NAME(key_layout_ends_in_mode, "a/read", true);
+	NAME(key_layout_ends_in_mode, "a/write", true);
+	NAME(key_layout_ends_in_mode, "/read", true);
+	NAME(key_layout_ends_in_mode, "read", false);
+	NAME(key_layout_ends_in_mode, "a/reader", false);
+	NAME(key_layout_ends_in_mode, "a/read/b", false);
+	NAME(key_layout_ends_in_mode, "a/bread", false);
+	NAME(key_layout_has_reserved, "x", false);
+	NAME(key_layout_has_reserved, "", false);
+	NAME(key_layout_has_reserved, ".etcd_lock", true);
+	NAME(key_layout_has_reserved, "a/.etcd_lock/", true);
+	NAME(key_layout_has_reserved, "a.etcd_lock/int/x", true);
+	NAME(key_layout_has_reserved, ".etcd_locks", false);
+	NAME(key_layout_has_reserved, ".etcd_locks/.etcd_lock", true);
+	NAME(key_layout_is_integer, ".etcd_lock/int/db/1", true);
+	NAME(key_layout_is_integer, ".etcd_lock/int", false);
+	NAME(key_layout_is_integer, "a/.etcd_lock/int/db/1", false);
+}
+
+static void
 reserved(const char *name, bool expected)
 {
 	char		text[256];
@@ -240,11 +320,15 @@ int
 main(void)
 {
 	test_building();
+	test_namespace_end();
+	test_integer_prefix();
 	test_longest();
 	test_own();
 	test_note();
 	test_message();
 	test_question();
+	test_below();
+	test_names();
 	test_reserved();
 	return done_testing();
 }
