@@ -203,7 +203,7 @@ describe_queries(const Told *told, int n, const char *path)
 
 /* Report why the worker has ended our wait. */
 void
-deadlock_report_cycle(const LockHold *hold)
+deadlock_raise_cycle(const LockHold *hold)
 {
 	DeadlockProbe *probe = palloc(sizeof(DeadlockProbe));
 	Told		told[DEADLOCK_PROBE_MAX_PROCESSES];

@@ -13,7 +13,7 @@
 extern int	deadlock_with_holder(LockHold *hold);
 extern bool deadlock_is_ours(void);
 
-/* Reports one over several servers, of which the worker has made us the victim. */
-extern void deadlock_report_cycle(const LockHold *hold);
+/* Raises the error for one over several servers, of which the worker has made us the victim. */
+extern void deadlock_raise_cycle(const LockHold *hold);
 
 #endif							/* DEADLOCK_H */

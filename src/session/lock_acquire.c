@@ -117,7 +117,7 @@ report_failure(LocalHold *local, const LockFailure *failure)
 						   name),
 				 errhint("Release the shared lock before asking for the exclusive one.")));
 	else if (failure->kind == FAILURE_CYCLE)
-		deadlock_report_cycle(local->hold);
+		deadlock_raise_cycle(local->hold);
 	else if (failure->kind == FAILURE_DATA)
 		ereport(ERROR,
 				(errcode(failure->sqlerrcode),

@@ -198,7 +198,7 @@ name_make_key(WorkerName *name, int slot)
 }
 
 EtcdRange
-name_queue_range(const WorkerName *name)
+name_range(const WorkerName *name)
 {
 	char	   *start = palloc(2 * (name->name_len + 2));
 	char	   *end = start + name->name_len + 2;

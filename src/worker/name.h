@@ -205,7 +205,7 @@ extern WorkerName *name_make(LockEntry *entry);
 extern WorkerKey *name_make_key(WorkerName *name, int slot);
 
 /* The keys of its queue, and of deeper names; palloc'd. */
-extern EtcdRange name_queue_range(const WorkerName *name);
+extern EtcdRange name_range(const WorkerName *name);
 
 /* The name's entry, locked exclusively. */
 extern LWLock *name_lock(const WorkerName *name);

@@ -683,7 +683,7 @@ open_watch(WorkerName *name)
 	static const WatchCallbacks both = {
 		name_watch_created, name_key_deleted, name_watch_ended, name_key_came
 	};
-	EtcdRange	range = name_queue_range(name);
+	EtcdRange	range = name_range(name);
 
 	name->missed_at = 0;
 	name->watch_puts = name_is_kept(name);

@@ -263,7 +263,7 @@ queue_op(const WorkerName *name)
 {
 	EtcdOp		op = {.type = ETCD_OP_RANGE,.keys_only = true};
 
-	op.range = name_queue_range(name);
+	op.range = name_range(name);
 	return op;
 }
 
