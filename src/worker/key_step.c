@@ -66,7 +66,7 @@ key_step_take(WorkerName *name, int slot, KeyEvent event)
 
 	/* A name or session that was refused recently goes alone. */
 	if (recent_name_was_refused(entry, shared->requester_pid, clock_now()))
-		key->company = 1;
+		key->max_ops = 1;
 	act(key, actions);
 }
 

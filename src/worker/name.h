@@ -71,7 +71,7 @@ typedef struct WorkerKey
 	int64		missing_since;	/* when the first request was sent that showed
 								 * that it is gone; 0: none */
 
-	int			company;		/* most operations that its Txn may have, as a
+	int			max_ops;		/* most operations that its Txn may have, as a
 								 * longer one was refused; 0: no limit */
 	int			nahead;			/* QUEUED: who is ahead */
 	dlist_node	queue_link;
@@ -136,7 +136,7 @@ struct WorkerName
 	bool		range_queued;
 	bool		range_in_flight;
 	bool		range_again;	/* something happened meanwhile */
-	int			range_company;	/* see WorkerKey.company */
+	int			range_max_ops;	/* see WorkerKey.max_ops */
 	dlist_node	range_link;
 	int64		range_retry_at;
 	int64		ranged_at;		/* when the last response came */

@@ -545,7 +545,7 @@ txn_build_start(bool is_read, TxnLane lane)
 	/* it is too big to clear all of it */
 	b->txn = txn;
 	b->bytes = 0;
-	b->company = TXN_OPS;
+	b->max_ops = TXN_OPS;
 	b->nops = 0;
 	b->nrights = 0;
 	b->is_anonymous = link_is_anonymous();

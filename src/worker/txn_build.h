@@ -16,7 +16,7 @@ typedef struct TxnBuilder
 {
 	Txn		   *txn;
 	size_t		bytes;
-	int			company;		/* most operations that those in it allow */
+	int			max_ops;		/* most operations that those in it allow */
 	EtcdOp		ops[TXN_MAX_OPS];
 	int			nops;
 	EtcdOp		rights[TXN_MAX_OPS];	/* see txn_build.c */

@@ -140,26 +140,26 @@ range_is_long(const WorkerName *name, int64 now)
 
 /* How many operations may its Txn have at most, including itself? */
 static int
-key_company(const WorkerKey *key, int64 now)
+key_max_ops(const WorkerKey *key, int64 now)
 {
 	if (key_is_long(key, now) || recent_name_is_oversized(key->name->entry, now))
 		return 1;
-	return key->company == 0 ? TXN_OPS : key->company;
+	return key->max_ops == 0 ? TXN_OPS : key->max_ops;
 }
 
 static int
-range_company(const WorkerName *name, int64 now)
+range_max_ops(const WorkerName *name, int64 now)
 {
 	if (range_is_long(name, now) || recent_name_is_oversized(name->entry, now))
 		return 1;
-	return name->range_company == 0 ? TXN_OPS : name->range_company;
+	return name->range_max_ops == 0 ? TXN_OPS : name->range_max_ops;
 }
 
 static Lane *
-lane_for(int company, bool is_long)
+lane_for(int max_ops, bool is_long)
 {
 	return &MyTxnQueue->lanes[is_long ? TXN_LANE_LONG :
-							  company < TXN_OPS ? TXN_LANE_SUSPECTS : TXN_LANE_MAIN];
+							  max_ops < TXN_OPS ? TXN_LANE_SUSPECTS : TXN_LANE_MAIN];
 }
 
 static TxnLane
@@ -193,7 +193,7 @@ void
 txn_queue_key(WorkerKey *key)
 {
 	int64		now = clock_now();
-	Lane	   *lane = lane_for(key_company(key, now), key_is_long(key, now));
+	Lane	   *lane = lane_for(key_max_ops(key, now), key_is_long(key, now));
 	dlist_head *queue;
 
 	name_leave_queue(key);
@@ -260,7 +260,7 @@ txn_queue_range(WorkerName *name)
 	else if (!name->range_queued)
 	{
 		name->range_queued = true;
-		dlist_push_tail(&lane_for(range_company(name, now), range_is_long(name, now))->ranges,
+		dlist_push_tail(&lane_for(range_max_ops(name, now), range_is_long(name, now))->ranges,
 						&name->range_link);
 	}
 }
@@ -361,14 +361,14 @@ take_turns(const TxnBuilder *b, Lane *lane, dlist_head *queue)
 }
 
 /*
- * Is there room for nops operations, in a Txn of at most "company" operations?
+ * Is there room for nops operations, in a Txn of at most max_ops operations?
  */
 static bool
-fits(TxnBuilder *b, int nops, int company)
+fits(TxnBuilder *b, int nops, int max_ops)
 {
-	if (b->txn->nops >= Min(b->company, company) || !txn_build_has_room(b, nops))
+	if (b->txn->nops >= Min(b->max_ops, max_ops) || !txn_build_has_room(b, nops))
 		return false;
-	b->company = Min(b->company, company);
+	b->max_ops = Min(b->max_ops, max_ops);
 	return true;
 }
 
@@ -387,7 +387,7 @@ note_taken(Lane *lane, const WorkerKey *key)
 static bool
 has_moved(WorkerKey *key, const Lane *lane, int64 now)
 {
-	if (lane_for(key_company(key, now), key_is_long(key, now)) == lane)
+	if (lane_for(key_max_ops(key, now), key_is_long(key, now)) == lane)
 		return false;
 	txn_queue_key(key);
 	return true;
@@ -407,7 +407,7 @@ take_deletes(TxnBuilder *b, Lane *lane, int64 now)
 		if (b->txn->nops >= max)
 			break;
 		if (!is_ready(key, now) || !may_join(b, key, now) ||
-			!fits(b, 1, key_company(key, now)) || !start_sending(key))
+			!fits(b, 1, key_max_ops(key, now)) || !start_sending(key))
 			continue;
 		note_taken(lane, key);
 		txn_build_add_delete(b, key);
@@ -498,7 +498,7 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 			key->retry_at = now + TICK_LEASE_PAUSE;
 			continue;
 		}
-		if (!fits(b, first && !is_try ? 2 : 1, key_company(key, now)) || !start_sending(key))
+		if (!fits(b, first && !is_try ? 2 : 1, key_max_ops(key, now)) || !start_sending(key))
 			continue;
 		note_taken(lane, key);
 		if (is_try)
@@ -537,7 +537,7 @@ take_key_reads(TxnBuilder *b, Lane *lane, int64 now)
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
 
 		if (!may_be_sent(key, now) || !may_join(b, key, now) || has_moved(key, lane, now) ||
-			!fits(b, 3, key_company(key, now)) || !start_sending(key))
+			!fits(b, 3, key_max_ops(key, now)) || !start_sending(key))
 			continue;
 		note_taken(lane, key);
 		txn_build_add_read(b, key);
@@ -553,7 +553,7 @@ take_ranges(TxnBuilder *b, Lane *lane, int64 now)
 	{
 		WorkerName *name = dlist_container(WorkerName, range_link, iter.cur);
 
-		if (name->range_retry_at > now || !fits(b, 1, range_company(name, now)))
+		if (name->range_retry_at > now || !fits(b, 1, range_max_ops(name, now)))
 			continue;
 		dlist_delete(&name->range_link);
 		txn_build_add_range(b, name);

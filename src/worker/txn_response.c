@@ -133,7 +133,7 @@ range_not_done(WorkerName *name, Outcome outcome, const EtcdError *error, int no
 	name->range_retry_at = clock_now() +
 		(outcome == OUTCOME_TOO_LONG && alone ? REFUSED_PAUSE : RETRY_PAUSE);
 	if (outcome == OUTCOME_REFUSED || outcome == OUTCOME_TOO_LONG)
-		name->range_company = Max(nops / 2, 1);
+		name->range_max_ops = Max(nops / 2, 1);
 	if (alone && (outcome == OUTCOME_TOO_LONG || error->code == ETCD_PERMISSION_DENIED))
 		fail_range(name, error);
 	txn_queue_range(name);
@@ -166,7 +166,7 @@ op_refused(TxnOp *op, const EtcdError *error, int nops)
 	}
 	if (nops > 1)
 	{
-		key->company = nops / 2;
+		key->max_ops = nops / 2;
 		key->retry_at = 0;
 		key_step(key, KEY_ON_UNSENT, NULL);
 		return;
@@ -176,7 +176,7 @@ op_refused(TxnOp *op, const EtcdError *error, int nops)
 		/* etcd may have refused to delete the note on it */
 		if (op->has_note)
 			held_keys_leave_note(key);
-		key->company = 1;
+		key->max_ops = 1;
 		key->retry_at = clock_now() + REFUSED_PAUSE;
 		key_step(key, KEY_ON_REFUSE, NULL);
 		return;
@@ -393,7 +393,7 @@ key_op_done(TxnOp *op, const EtcdOpResult *result, int64 revision, int64 sent_at
 	bool		deleted;
 	bool		was_empty;
 
-	key->company = 0;
+	key->max_ops = 0;
 	switch (op->kind)
 	{
 		case TXN_OP_DELETE:
@@ -455,7 +455,7 @@ op_done(TxnOp *op, const EtcdTxnResult *result, int64 sent_at)
 			break;
 
 		case TXN_OP_RANGE:
-			op->name->range_company = 0;
+			op->name->range_max_ops = 0;
 			name_queue_update(op->name, first, revision, sent_at);
 			break;
 
