@@ -168,7 +168,7 @@ others_ahead(LockHold *hold)
 		LockKey    *key = &entry->keys[i];
 
 		queued = queued || key->state == KEY_QUEUED;
-		if (!(hold->is_try && key->is_patient) &&
+		if (!(hold->is_try && key->tries_wait) &&
 			lock_key_behind_since(entry, key, hold->began_at))
 			return true;
 	}

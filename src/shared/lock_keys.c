@@ -427,7 +427,7 @@ lock_key_want(LockEntry *entry, LockHold *hold)
 	key->checked_until = 0;
 	key->foreign_waiter = false;
 	key->is_behind = false;
-	key->is_patient = false;
+	key->tries_wait = false;
 	key->look_wanted_at = 0;
 	key->looked_at = 0;
 	key->has_tick = hold->has_tick;
@@ -448,21 +448,21 @@ lock_key_want(LockEntry *entry, LockHold *hold)
  * because of that, nor while those ahead may only be keeping the lock.
  */
 void
-lock_key_set_behind(LockEntry *entry, LockKey *key, bool is_behind, bool is_patient)
+lock_key_set_behind(LockEntry *entry, LockKey *key, bool is_behind, bool tries_wait)
 {
 	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	if (key->state != KEY_QUEUED ||
-		(key->is_behind == is_behind && key->is_patient == is_patient))
+		(key->is_behind == is_behind && key->tries_wait == tries_wait))
 		return;
 	key->is_behind = is_behind;
-	key->is_patient = is_patient;
+	key->tries_wait = tries_wait;
 	lock_table_wake_entry(entry);
 }
 
 bool
 lock_key_refuses_tries(const LockKey *key)
 {
-	return key->state == KEY_QUEUED && key->is_behind && !key->is_patient;
+	return key->state == KEY_QUEUED && key->is_behind && !key->tries_wait;
 }
 
 void

@@ -49,7 +49,7 @@ extern int	lock_key_take(LockEntry *entry, LockKey *key, KeyEvent event,
 						  uint64 serial);
 extern int	lock_key_put(LockEntry *entry, LockKey *key, int64 create_revision);
 extern void lock_key_set_behind(LockEntry *entry, LockKey *key, bool is_behind,
-								bool is_patient);
+								bool tries_wait);
 extern bool lock_key_refuses_tries(const LockKey *key);
 extern void lock_key_grant(LockEntry *entry, LockKey *key);
 extern void lock_key_note_breaker(LockEntry *entry, const LockKey *key,

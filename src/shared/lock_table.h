@@ -119,7 +119,7 @@ typedef struct LockKey
 	bool		foreign_waiter; /* another owner waits for this key */
 	bool		is_behind;		/* QUEUED: others are ahead; else it waits for
 								 * proof of the lease */
-	bool		is_patient;		/* only behind keys that may just be kept: no
+	bool		tries_wait;		/* only behind keys that may just be kept: no
 								 * try is refused yet */
 
 	/*

@@ -88,10 +88,10 @@ typedef struct WorkerKey
 	/* QUEUED */
 	AheadKey   *ahead;
 	int64		queued_at;		/* clock_now() */
-	int64		patience_until; /* those ahead may only be kept: no try is
+	int64		tries_wait_until; /* those ahead may only be kept: no try is
 								 * refused before; 0: they are not, or it is
 								 * over */
-	int64		patience_ended; /* clock_now(): if it is over, only a read
+	int64		tries_wait_ended; /* clock_now(): if it is over, only a read
 								 * that is sent later refuses a try; 0: not
 								 * yet */
 

@@ -36,7 +36,7 @@
 #define EVENT_PAUSE			INT64CONST(1000)
 
 /* A short keep_window is over before a handover can be. */
-#define LEAST_PATIENCE		INT64CONST(50000)
+#define LEAST_TRIES_WAIT		INT64CONST(50000)
 
 /* ----------------------------------------------------------------
  *		The queue
@@ -159,20 +159,20 @@ name_queue_is_data_ahead(const QueueView *view, LockMode mode, int64 create_revi
  * held.
  */
 static void
-set_patience(WorkerKey *key, const QueueView *view, int64 looked_at)
+set_tries_wait(WorkerKey *key, const QueueView *view, int64 looked_at)
 {
 	LockKey    *shared = shared_key(key);
 	int64		kept = (int64) queue_kept_ahead(view, key->mode == LOCK_EXCLUSIVE,
 												shared->create_revision) * 1000;
 	bool		is_over = kept == 0 ||
-		(key->patience_ended != 0 && looked_at >= key->patience_ended);
+		(key->tries_wait_ended != 0 && looked_at >= key->tries_wait_ended);
 
-	key->patience_until = 0;
-	if (!is_over && key->patience_ended == 0)
+	key->tries_wait_until = 0;
+	if (!is_over && key->tries_wait_ended == 0)
 	{
-		kept = Min(Max(kept, LEAST_PATIENCE), (int64) etcd_lock_request_timeout * 1000 / 2);
-		key->patience_until = key->queued_at + kept;
-		name_look_by(key->name, key->patience_until);
+		kept = Min(Max(kept, LEAST_TRIES_WAIT), (int64) etcd_lock_request_timeout * 1000 / 2);
+		key->tries_wait_until = key->queued_at + kept;
+		name_look_by(key->name, key->tries_wait_until);
 	}
 	lock_key_set_behind(key->name->entry, shared, true, !is_over);
 }
@@ -182,10 +182,10 @@ set_patience(WorkerKey *key, const QueueView *view, int64 looked_at)
  * held.
  */
 void
-name_queue_end_patience(WorkerKey *key)
+name_queue_end_tries_wait(WorkerKey *key)
 {
-	key->patience_until = 0;
-	key->patience_ended = lock_key_ask_look(key->name->entry, shared_key(key));
+	key->tries_wait_until = 0;
+	key->tries_wait_ended = lock_key_ask_look(key->name->entry, shared_key(key));
 }
 
 /* A read of the queue is ahead of the watch, which has stalled if that lasts. */
@@ -252,7 +252,7 @@ update_queued(WorkerKey *key, const QueueView *view, bool watched, int64 looked_
 			if (nahead != old_nahead)
 				lock_trace_key(LOCK_TRACE_KEY_BEHIND, name->entry, shared, nahead);
 			key->ahead_known = watched;
-			set_patience(key, view, looked_at);
+			set_tries_wait(key, view, looked_at);
 			break;
 	}
 	pfree(ahead);

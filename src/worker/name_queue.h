@@ -15,7 +15,7 @@ extern void name_queue_view(const WorkerName *name, const EtcdOpResult *range,
 extern bool name_queue_is_data_ahead(const QueueView *view, LockMode mode,
 									 int64 create_revision, LockFailure *failure);
 extern void name_queue_note_length(WorkerName *name, int pid, int nkeys);
-extern void name_queue_end_patience(WorkerKey *key);
+extern void name_queue_end_tries_wait(WorkerKey *key);
 extern bool name_queue_has_key(const QueueView *view, const WorkerKey *key);
 extern void name_queue_update(WorkerName *name, const EtcdOpResult *range,
 							  int64 revision, int64 looked_at);

@@ -284,12 +284,12 @@ look_at_keys(WorkerName *name, int64 now)
 				next = Min(next, shared->look_at);
 		}
 		else if (shared->state == KEY_QUEUED && key != NULL &&
-				 key->patience_until != 0)
+				 key->tries_wait_until != 0)
 		{
-			if (key->patience_until <= now)
-				name_queue_end_patience(key);
+			if (key->tries_wait_until <= now)
+				name_queue_end_tries_wait(key);
 			else
-				next = Min(next, key->patience_until);
+				next = Min(next, key->tries_wait_until);
 		}
 	}
 	lock_table_unlock(lock);
