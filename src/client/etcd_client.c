@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * etcd_client.c
- *	  The state of a client of etcd as a whole; a process can have several clients.
+ *	  The state of a client of etcd as a whole.
  *
  *-------------------------------------------------------------------------
  */

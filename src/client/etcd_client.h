@@ -1,12 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * etcd_client.h
- *	  The state of a client of etcd as a whole; a process can have several clients.
+ *	  The state of a client of etcd as a whole.
  *
  * As with the worker's own state (worker/context.h), each part keeps its state
  * in a structure of its own, which its ..._create() function allocates and no
- * other part accesses.  A program that runs several clients, such as the
- * simulator, sets MyClient to one of them before each step.
+ * other part accesses.
  *
  *-------------------------------------------------------------------------
  */

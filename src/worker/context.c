@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * context.c
- *	  The state of the worker as a whole; a process can have several workers.
+ *	  The state of the worker as a whole.
  *
  *-------------------------------------------------------------------------
  */

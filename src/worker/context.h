@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * context.h
- *	  The state of the worker as a whole; a process can have several workers.
+ *	  The state of the worker as a whole.
  *
  * Each part keeps its state in a structure of its own, which no other part
- * looks into, and which its function ..._create() creates.  A program that
- * runs several workers in one process, such as the simulator, sets MyWorker to
- * one of them before each step.
+ * looks into, and which its function ..._create() creates.  MyWorker points to
+ * it.  A program that runs several servers in one process, such as the
+ * simulator, loads the library once for each of them, so each has its own
+ * MyWorker.
  *
  *-------------------------------------------------------------------------
  */
