@@ -138,6 +138,14 @@ lock_key_holder(LockEntry *entry, const LockKey *key, int pid)
 	return found;
 }
 
+/* Push the entry to the worker's list the next time that its holder may change. */
+void
+lock_key_await_holder_change(LockEntry *entry, LockKey *key)
+{
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
+	key->tells_holder = true;
+}
+
 /*
  * Another session may now be the one to show for the key.  The worker is told
  * only once until it has looked, so that a lock that is passed on rapidly costs

@@ -37,6 +37,7 @@ extern bool lock_key_held_valid(const LockKey *key);
 extern bool lock_key_needed(const LockEntry *entry, const LockKey *key);
 extern int	lock_key_count_holders(LockEntry *entry, const LockKey *key);
 extern LockHold *lock_key_holder(LockEntry *entry, const LockKey *key, int pid);
+extern void lock_key_await_holder_change(LockEntry *entry, LockKey *key);
 extern void lock_key_holder_changed(LockEntry *entry, LockKey *key);
 extern void lock_key_copy_holder(LockEntry *entry, const LockKey *key, int pid,
 								 LockHolder *holder);

@@ -22,8 +22,13 @@
  * holds; both are taken last and held for only a few instructions.
  *
  * lock_table.c has the table itself, lock_keys.c the life of a key,
- * lock_grant.c the decision which session gets a lock, and lock_holds.c what
- * else sessions do.
+ * lock_keep.c how long a key is passed on or kept, lock_grant.c the decision
+ * which session gets a lock, and lock_holds.c what else sessions do.
+ *
+ * lock_keys.c writes a LockKey's fields, and lock_keep.c company, idle_since,
+ * kept_until and look_at, window_end when the server is no longer alone,
+ * just_granted and has_tick when a session takes the key, and release_waiter
+ * when one releases it; no other file does.
  *
  * Sessions make keys WANTED and mark them deleting; only the worker moves a
  * key through all other states and frees it (etcd/key_machine.h).

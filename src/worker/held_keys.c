@@ -306,13 +306,14 @@ is_told(const WorkerKey *key, const LockHold *hold)
 }
 
 /*
- * Has what etcd says about the key been wrong for a while?  Then *holder.  Else *again is
- * when to look again: in a moment, if somebody has just got it, or 0: not before a session
- * says that there is another holder.  A key that may be kept is shown as nobody's, unless
- * a session has had it for a while.
+ * Compare what etcd says about the key with who has it.  Returns true if it has been wrong
+ * for a while, then *holder has it.  Else *again is when to look again: in a moment, if
+ * somebody has just got it, or 0: not before a session says that there is another holder,
+ * which we ask to hear.  A key that may be kept is shown as nobody's, unless a session has
+ * had it for a while.
  */
 static bool
-is_wrong(WorkerKey *key, TimestampTz now, LockHolder *holder, TimestampTz *again)
+compare_holder(WorkerKey *key, TimestampTz now, LockHolder *holder, TimestampTz *again)
 {
 	LockEntry  *entry = key->name->entry;
 	LockKey    *shared = shared_key(key);
@@ -327,7 +328,7 @@ is_wrong(WorkerKey *key, TimestampTz now, LockHolder *holder, TimestampTz *again
 	wrong = !is_told(key, hold) &&
 		(hold != NULL || (shared->state == KEY_HELD && key->keep > 0));
 	if (!wrong)
-		shared->tells_holder = true;
+		lock_key_await_holder_change(entry, shared);
 	else if (hold != NULL && now - hold->held_since < SETTLED_AFTER)
 	{
 		*again = hold->held_since + SETTLED_AFTER;
@@ -349,7 +350,7 @@ look_at_holder(WorkerKey *key, Notes *notes, EtcdOp *ops, int64 now)
 
 	if (key->noted_at != 0 && now - key->noted_at < NOTE_INTERVAL)
 		name_set_holder_look(key, key->noted_at + NOTE_INTERVAL);
-	else if (is_wrong(key, time, &holder, &again))
+	else if (compare_holder(key, time, &holder, &again))
 	{
 		add_note(notes, ops, key, &holder, now);
 		name_set_holder_look(key, now + NOTE_INTERVAL);
