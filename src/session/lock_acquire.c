@@ -212,14 +212,17 @@ wait_for_both(Acquisition *acquisition)
 	{
 		LockAskResult result;
 
-		if (!acquisition->have_tag &&
-			!wait_tag_acquire(local, request, &acquisition->deadlines))
+		if (!acquisition->have_tag)
 		{
-			refuse(local, request,
-				   request->is_try || stood_back || wait_tag_somebody_has(local));
-			return false;
+			if (!wait_tag_acquire(local, request, &acquisition->deadlines))
+			{
+				refuse(local, request,
+					   request->is_try || stood_back || wait_tag_somebody_has(local));
+				return false;
+			}
+			acquisition->have_tag = true;
+			lock_trace_name(LOCK_TRACE_TAG, &local->name, 0);
 		}
-		acquisition->have_tag = true;
 
 		result = wait_etcd_grant(&acquisition->wait);
 		switch (result)
@@ -466,6 +469,14 @@ prepare(const WaitDeadlines *deadlines)
 	commit_to_front();
 }
 
+static void
+trace_asked(const LocalHold *local)
+{
+	lock_trace_name(local->mode == LOCK_EXCLUSIVE ?
+					LOCK_TRACE_ASKED_EXCLUSIVE : LOCK_TRACE_ASKED_SHARED,
+					&local->name, 0);
+}
+
 int64
 lock_acquire(const LockName *name, const LockRequest *request)
 {
@@ -489,8 +500,7 @@ lock_acquire(const LockName *name, const LockRequest *request)
 	other = find_hold(name, is_exclusive ? LOCK_SHARED : LOCK_EXCLUSIVE);
 	Assert(other == NULL || !request->has_tick);
 	local = begin_hold(name, request, is_exclusive && other != NULL);
-	lock_trace_name(is_exclusive ? LOCK_TRACE_ASKED_EXCLUSIVE : LOCK_TRACE_ASKED_SHARED,
-					name, 0);
+	trace_asked(local);
 
 	acquisition.local = local;
 	granted = acquire_both(&acquisition);
@@ -526,14 +536,18 @@ lock_acquire_begin_try(const LockName *name, const LockRequest *request)
 	Assert(request->is_try && !request->has_tick);
 	if (local == NULL)
 		return NULL;
+	trace_asked(local);
 	PG_TRY();
 	{
 		have_tag = LockAcquire(&local->name.tag, lock_session_pgmode(local->mode),
 							   request->session, true) != LOCKACQUIRE_NOT_AVAIL;
+		if (have_tag)
+			lock_trace_name(LOCK_TRACE_TAG, &local->name, 0);
 		granted = have_tag && lock_grant_ask(local->hold) == LOCK_ASK_GRANTED;
 	}
 	PG_CATCH();
 	{
+		lock_trace_name(LOCK_TRACE_NOT_GRANTED, &local->name, 0);
 		local->hold->outcome = LOCK_OUTCOME_FAILED;
 		give_up(local, have_tag, request->session);
 		PG_RE_THROW();
@@ -543,6 +557,7 @@ lock_acquire_begin_try(const LockName *name, const LockRequest *request)
 		lock_session_granted(local, request->session ? NULL : CurrentResourceOwner);
 	else if (!have_tag)
 	{
+		lock_trace_name(LOCK_TRACE_NOT_GRANTED, &local->name, 0);
 		local->hold->outcome = LOCK_OUTCOME_TRY_FAILED;
 		give_up(local, false, request->session);
 		return NULL;
@@ -558,6 +573,7 @@ lock_acquire_drop_try(LocalHold *local, const LockRequest *request)
 									   request->session ? NULL : CurrentResourceOwner);
 	else
 	{
+		lock_trace_name(LOCK_TRACE_NOT_GRANTED, &local->name, 0);
 		local->hold->outcome = LOCK_OUTCOME_TRY_FAILED;
 		give_up(local, true, request->session);
 	}

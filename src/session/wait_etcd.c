@@ -233,7 +233,6 @@ wait_etcd_grant(WaitEtcd *wait)
 
 	Assert(lock_session_has_tag(local));
 	begin_again(wait);
-	lock_trace_name(LOCK_TRACE_TAG, &local->name, 0);
 	for (;;)
 	{
 		LockAskResult result;

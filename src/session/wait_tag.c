@@ -16,6 +16,7 @@
 #include "session/deadlock.h"
 #include "session/wait_tag.h"
 #include "shared/lock_holds.h"
+#include "shared/lock_trace.h"
 #include "shared/role_budget.h"
 #include "shared/wait_events.h"
 #include "storage/lmgr.h"
@@ -299,6 +300,17 @@ try_again(LocalHold *local, const LockRequest *request, const WaitDeadlines *dea
 	return false;
 }
 
+/* Report it before the wait, which may be long. */
+static void
+trace_blocker(LocalHold *local)
+{
+	int			pid = lock_hold_blocker(local->hold);
+
+	if (pid != 0)
+		lock_trace_name(LOCK_TRACE_WAITS_HERE, &local->name, pid);
+	lock_trace_say_noted();
+}
+
 bool
 wait_tag_acquire(LocalHold *local, const LockRequest *request,
 				 const WaitDeadlines *deadlines)
@@ -320,6 +332,9 @@ wait_tag_acquire(LocalHold *local, const LockRequest *request,
 	else if (role_budget_limits_waits() &&
 			 acquire_without_waiting(local, request, deadlines))
 		return true;
+
+	if (unlikely(lock_trace_on))
+		trace_blocker(local);
 
 	/*
 	 * Without a limit it may not have to wait; then it is counted for a

@@ -373,6 +373,27 @@ lock_hold_other(LockHold *hold, bool ask, LockOther *other)
 	return found != NULL;
 }
 
+int
+lock_hold_blocker(LockHold *hold)
+{
+	LockEntry  *entry = hold->entry;
+	LWLock	   *lock = lock_table_partition(entry);
+	dlist_iter	iter;
+	int			pid = 0;
+
+	LWLockAcquire(lock, LW_SHARED);
+	dlist_foreach(iter, &entry->owners)
+	{
+		const LockHold *other = dlist_container(LockHold, link, iter.cur);
+
+		if (other->procno != hold->procno && !other->superseded &&
+			(other->mode == LOCK_EXCLUSIVE || hold->mode == LOCK_EXCLUSIVE))
+			pid = other->pid;
+	}
+	LWLockRelease(lock);
+	return pid;
+}
+
 /*
  * Returns the number of other sessions that hold the lock here, and their
  * pids.

@@ -46,6 +46,12 @@ typedef struct LockOther
 /* Returns false if there is none.  ask: have etcd asked whom it waits for. */
 extern bool lock_hold_other(LockHold *hold, bool ask, LockOther *other);
 
+/*
+ * Returns the process of a session of this server that has PostgreSQL's lock in
+ * a conflicting mode, or 0.
+ */
+extern int	lock_hold_blocker(LockHold *hold);
+
 /* A process that holds or wants a lock, but not by the functions of this module. */
 typedef struct LockForeignHolder
 {

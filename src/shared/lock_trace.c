@@ -50,11 +50,12 @@ static int64 noted_revision;	/* of the key that the session saw last */
 static const char *const texts[] = {
 	[LOCK_TRACE_ASKED_SHARED] = "asked for, shared",
 	[LOCK_TRACE_ASKED_EXCLUSIVE] = "asked for, exclusive",
-	[LOCK_TRACE_TAG] = "no session of this server is in the way",
+	[LOCK_TRACE_WAITS_HERE] = "waits for process " INT64_FORMAT " of this server",
+	[LOCK_TRACE_TAG] = "acquired PostgreSQL's lock on this server",
 	[LOCK_TRACE_KEY_WANTED] = "needs a key in etcd",
 	[LOCK_TRACE_KEY_SENT] = "key is sent to etcd",
 	[LOCK_TRACE_KEY_PUT] = "key is in etcd, revision " INT64_FORMAT,
-	[LOCK_TRACE_KEY_BEHIND] = "key is behind others, " INT64_FORMAT " of them",
+	[LOCK_TRACE_KEY_BEHIND] = "waits behind " INT64_FORMAT " keys",
 	[LOCK_TRACE_KEY_HELD] = "key of revision " INT64_FORMAT " is granted to this server",
 	[LOCK_TRACE_KEY_KEPT] = "key is kept for sessions here, for " INT64_FORMAT " ms at most",
 	[LOCK_TRACE_KEY_DELETING] = "key of revision " INT64_FORMAT " is to be deleted",
@@ -68,7 +69,13 @@ static const char *const texts[] = {
 	[LOCK_TRACE_CAUGHT_UP] = "this standby has replayed it",
 	[LOCK_TRACE_NOT_GRANTED] = "not granted",
 	[LOCK_TRACE_RELEASED] = "released, held for " INT64_FORMAT " ms",
-	[LOCK_TRACE_CONFIRMED] = "etcd has confirmed that keys are gone, " INT64_FORMAT " of them"
+	[LOCK_TRACE_CONFIRMED] = "etcd confirmed the deletion of " INT64_FORMAT " keys"
+};
+
+/* The same if the number is 1, where that makes a difference. */
+static const char *const texts_for_one[lengthof(texts)] = {
+	[LOCK_TRACE_KEY_BEHIND] = "waits behind 1 key",
+	[LOCK_TRACE_CONFIRMED] = "etcd confirmed the deletion of 1 key"
 };
 
 StaticAssertDecl(lengthof(texts) == LOCK_TRACE_CONFIRMED + 1,
@@ -141,9 +148,10 @@ lock_of(const char *key, int namespace_len, const LOCKTAG *tag)
 static void
 say(const TraceNote *note)
 {
+	const char *one = note->number == 1 ? texts_for_one[note->step] : NULL;
 	char		step[128];
 
-	snprintf(step, sizeof(step), texts[note->step], note->number);
+	snprintf(step, sizeof(step), one != NULL ? one : texts[note->step], note->number);
 	ereport(in_worker ? DEBUG2 : DEBUG1,
 			(errmsg_internal("%s: %s (%lld.%03d ms)",
 							 lock_of(note->key, note->namespace_len, &note->tag), step,

@@ -58,7 +58,7 @@ is_deeply(
 	$steps,
 	[
 		'asked for, exclusive',
-		'no session of this server is in the way',
+		"acquired PostgreSQL's lock on this server",
 		'needs a key in etcd',
 		"key is in etcd, revision $revision",
 		"granted by etcd, token $token",
@@ -85,12 +85,13 @@ is_deeply(
 	$steps,
 	[
 		'asked for, exclusive',
-		'no session of this server is in the way',
+		"waits for process ${\$first->pid} of this server",
+		"acquired PostgreSQL's lock on this server",
 		"key is in etcd, revision $revision",
 		"granted within this server, token $token",
 	],
 	'passed on: to the session that waits here');
-cmp_ok($times->[1], '>=', 300, 'passed on: when it had waited');
+cmp_ok($times->[2], '>=', 300, 'passed on: when it had waited');
 
 # It goes to the other server.
 ($steps) = told($second, "SELECT etcd_unlock('/t')", '/t');
@@ -99,7 +100,7 @@ is_deeply(
 	$steps,
 	[
 		"key of revision $revision is to be deleted",
-		'etcd has confirmed that keys are gone, 1 of them'
+		'etcd confirmed the deletion of 1 key'
 	],
 	'handed over');
 my $err = $far->result->{err};
@@ -110,7 +111,7 @@ is_deeply(
 	$steps,
 	[
 		'asked for, exclusive',
-		'no session of this server is in the way',
+		"acquired PostgreSQL's lock on this server",
 		'needs a key in etcd',
 		"key is in etcd, revision $far_revision",
 		'waits for another server',
@@ -126,7 +127,7 @@ cmp_ok($times->[-1] - $times->[3], '>=', 300, 'handed over: when it had waited')
 told($far, "BEGIN; SELECT etcd_xact_lock('/x'); COMMIT", '/x');
 my ($later) = steps('/x', $far->send("SELECT 1")->result->{err});
 like("@$later",
-	qr/^released, held for \d+ ms key of revision \d+ is to be deleted etcd has confirmed /,
+	qr/^released, held for \d+ ms key of revision \d+ is to be deleted etcd confirmed the deletion of 1 key/,
 	'transaction: its end');
 
 # Not granted.
@@ -135,13 +136,48 @@ is($steps->[-1], 'not granted', 'try: refused');
 ($steps) = told($far, "SELECT etcd_unlock_all()", '/t');
 like("@$steps", qr/released, held/, 'all unlocked');
 
+# Several locks at once: one is free, the next one is held here, and the last one there.
+$first->query("SELECT etcd_lock('/all/2')");
+$far->query("SELECT etcd_lock('/all/3')");
+$second->send("SELECT etcd_lock_all('/all/1', '/all/2', '/all/3')");
+wait_until_waiting($second);
+$first->query("SELECT etcd_unlock('/all/2')");
+wait_until('several: it waits for the other server', sub { $etcd->keys('/all/3/') == 2 });
+$far->query("SELECT etcd_unlock('/all/3')");
+my $all = $second->result->{err};
+($steps) = steps('/all/1', $all);
+like(join("\n", @$steps), qr/^asked for, exclusive
+acquired PostgreSQL's lock on this server
+needs a key in etcd
+key is in etcd, revision \d+
+granted by etcd, token \d+$/m, 'several: a free one');
+($steps) = steps('/all/2', $all);
+like(join("\n", @$steps), qr/\Aasked for, exclusive
+not granted
+asked for, exclusive
+waits for process ${\$first->pid} of this server
+acquired PostgreSQL's lock on this server\n/, 'several: one that is held here');
+$second->query("SELECT etcd_unlock_all()");
+
+# A try that is dropped, because the one before it is refused.
+$far->query("SELECT etcd_lock('/all/1')");
+$second->query("SET lock_timeout = '100ms'");
+($steps) = steps('/all/4',
+	$second->send("SELECT etcd_lock_all('/all/1', '/all/4')")->result->{err});
+my $dropped = join "\n", @$steps;
+like($dropped, qr/\Aasked for, exclusive\nacquired PostgreSQL's lock on this server\n/,
+	'several: tried together');
+like($dropped, qr/^not granted$/m, 'several: dropped');
+$second->query("RESET lock_timeout");
+$far->query("SELECT etcd_unlock_all()");
+
 # The same by the workers.
 wait_until('workers: the last key is gone',
 	sub { worker_steps($there, '/t') =~ /of revision $far_revision is gone/ });
 is(worker_steps($there, '/t'), <<END =~ s/\n\z//r, 'worker of the other server');
 key is sent to etcd
 key is in etcd, revision $far_revision
-key is behind others, 1 of them
+waits behind 1 key
 key of revision $far_revision is granted to this server
 key of revision $far_revision is gone from etcd
 END
