@@ -37,7 +37,7 @@ SELECT etcd_unlock('s1');
 SELECT etcd_unlock_shared('s1');
 SELECT etcd_unlock_all();
 
--- As often as it was taken it must be given back
+-- It must be released as often as it was acquired
 SELECT etcd_lock('s1') > 0 AS first, etcd_lock('s1') > 0 AS second,
        etcd_try_lock('s1') AS third;
 SELECT * FROM held;
@@ -75,7 +75,7 @@ SELECT * FROM held;
 ROLLBACK;
 SELECT * FROM held;
 
--- given back and rolled back
+-- released and rolled back
 BEGIN;
 SELECT etcd_unlock('s1');
 ROLLBACK;
@@ -117,7 +117,7 @@ SELECT * FROM held;
 SELECT etcd_unlock_all();
 SELECT count(pid) FROM etcd_locks;
 
--- Taken and given back again and again: the table does not fill up
+-- Acquired and released again and again: the table does not fill up
 DO $$
 BEGIN
 	FOR i IN 1 .. 500 LOOP

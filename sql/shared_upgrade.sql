@@ -15,7 +15,7 @@ SELECT etcd_lock_check('up');
 SELECT etcd_unlock_shared('up');
 SELECT * FROM held;
 
--- given back in the other order
+-- released in the other order
 SELECT etcd_lock_shared('up') > 0 AS shared, etcd_lock('up') > 0 AS exclusive;
 SELECT etcd_unlock_shared('up');
 SELECT * FROM held;

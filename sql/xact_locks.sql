@@ -89,7 +89,7 @@ ROLLBACK TO s;
 SELECT * FROM held;
 COMMIT;
 
--- PL/pgSQL: an exception block that fails gives back what it took
+-- PL/pgSQL: an exception block that fails releases what it acquired
 BEGIN;
 DO $$
 BEGIN
@@ -100,7 +100,7 @@ BEGIN
 		NULL;
 	END;
 	BEGIN
-		PERFORM etcd_xact_lock('given back');
+		PERFORM etcd_xact_lock('released');
 		PERFORM etcd_lock('session');
 		RAISE EXCEPTION 'failed';
 	EXCEPTION WHEN OTHERS THEN

@@ -213,7 +213,7 @@ is( $other->query(
 		q{SELECT etcd_try_once('/nightly', '2030-01-01 00:00:30+00')}),
 	'f', 'etcd_try_once: none for an earlier tick');
 
-# The tick given out last is the one thing that must outlive all servers.
+# The tick issued last is the one thing that must outlive all servers.
 is_deeply([ $etcd->keys('.etcd_lock/tick/') ],
 	['.etcd_lock/tick//nightly'], 'etcd_try_once keeps the last tick in etcd');
 $etcd->delete('.etcd_lock/tick/');

@@ -298,7 +298,7 @@ $here->safe_psql('postgres', 'CREATE ROLE app LOGIN');
 }
 
 # Without shared_preload_libraries every function says what is missing, and so does
-# whoever creates them.
+# CREATE EXTENSION.
 my $plain = new_server('plain', preload => 0);
 $plain->start;
 my $err;

@@ -61,7 +61,7 @@ sub failed_at
 }
 
 #
-# Everybody on one server loses his lock, in each of these ways.
+# Every session of one server loses its lock, in each of these ways.
 #
 
 my $lost = 'etcd lock "/lost/\w+" was lost';
@@ -242,7 +242,7 @@ foreach my $way (
 		  /WARNING:  (?:\w+: )?etcd_lock: lease lost: .*\n.*DETAIL:  (\d+) locks? w\w+ lost with it/;
 		my @before = $log =~ /etcd_lock: lock "([^"]+)" was lost: its key was deleted from etcd/g;
 		is(($with // 0) + @before, scalar keys %session,
-			"$name: the log says how many locks were lost, whoever noticed first");
+			"$name: the log says how many locks were lost, regardless of who noticed first");
 	}
 	higher_token($session{xact}->query("SELECT etcd_lock('/lost/xact')"),
 		"$name: locked again");

@@ -248,7 +248,7 @@ foreach my $mode (qw(fast immediate))
 }
 
 # The lease_ttl is short from here on.  A backend that does not end at once
-# keeps its lock: the lease is not given back under its feet.
+# keeps its lock: the lease is not revoked meanwhile.
 {
 	my $name = 'fast shutdown, a backend hangs';
 	my $holder = holder(transaction($name), $name);

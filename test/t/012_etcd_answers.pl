@@ -555,7 +555,7 @@ is(leases(), $leases, 'nothing of this has cost a lease');
 is_left_clean($etcd, $here, $there);
 $_->quit foreach $session, $second, $other;
 
-# At shutdown a connection breaks, and etcd changes its leader: the lease is given back
+# At shutdown a connection breaks, and etcd changes its leader: the lease is revoked
 # all the same, see finish().
 $proxy->rules(
 	{ path => '/lease/revoke$', name => 'revoke', do => 'refuse', times => 2 },

@@ -516,7 +516,7 @@ is_logged($primary, 0,
 	qr{lock "/broken/remote" was broken by user "$user" on server "other" \($by\)},
 	'on the other side, too');
 
-# On this server: not whoever has got it since.
+# On this server: not the session that has acquired it since.
 $token = $holder->query("SELECT etcd_lock('/broken/local')");
 $next->send("SELECT etcd_lock('/broken/local')");
 wait_until_waiting($next);

@@ -322,8 +322,8 @@ sub nothing_is_lost
 	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
 		'--prefix=true', '/more/');
 	$_->quit foreach $first, $second;
-	wait_until('what could not be given back is', sub { !grep { m{^/more} } $etcd->keys('') });
-	pass('a lock whose name became forbidden is given back later');
+	wait_until('what could not be released is', sub { !grep { m{^/more} } $etcd->keys('') });
+	pass('a lock whose name became forbidden is released later');
 	nothing_is_lost('rights changed');
 }
 

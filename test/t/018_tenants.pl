@@ -73,7 +73,7 @@ foreach my $name (@names)
 	is(scalar(grep { index($_, "tenants/a/$name/write/") == 0 } @keys), 1, "$shown: the key has its name")
 	  or diag(@keys);
 	is_deeply([ keys_outside('tenants/a/') ], [], "$shown: nothing outside of the namespace");
-	is($a->query('SELECT etcd_unlock(' . literal($name) . ')'), 't', "$shown: given back");
+	is($a->query('SELECT etcd_unlock(' . literal($name) . ')'), 't', "$shown: released");
 }
 is($b->query("SELECT bool_and(etcd_lock_check(name)) FROM unnest('{x,/x,b/x,tenants/b/x}'::text[]) AS name"),
 	't', 'b still has all of its locks');

@@ -168,9 +168,9 @@ sub in_use
 	$sessions[$_]->send("SELECT etcd_lock('/flight/$_') > 0") foreach 0 .. $#sessions;
 	my @results = map { $_->result } @sessions;
 	my $elapsed = time - $begin;
-	is(scalar(grep { $_->{out} eq 't' } @results), 10, 'requests under way: all are granted');
-	cmp_ok($elapsed, '<', $soon, 'requests under way: in time');
-	diag sprintf '%-50s all after %.2f s', '10 requests under way to one that hangs:', $elapsed;
+	is(scalar(grep { $_->{out} eq 't' } @results), 10, 'requests in flight: all are granted');
+	cmp_ok($elapsed, '<', $soon, 'requests in flight: in time');
+	diag sprintf '%-50s all after %.2f s', '10 requests in flight to one that hangs:', $elapsed;
 	$_->quit foreach @sessions;
 	$member->resume;
 	$member->wait_healthy;

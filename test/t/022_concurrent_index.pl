@@ -221,7 +221,7 @@ foreach my $waited (0, 2.5 * $DEADLOCK_TIMEOUT)
 	$_->send($selects[0]) foreach @others;
 	wait_until_waiting(@in_the_way, @others);
 	sleep 1.5 * $DEADLOCK_TIMEOUT;
-	ok(!$holder->done, "$name: the build is under way");
+	ok(!$holder->done, "$name: the build has begun");
 	$writer->query('COMMIT');
 	my $result = $holder->result;
 	is($result->{sqlstate}, '', "$name: it ends") or diag($result->{err});
@@ -230,7 +230,7 @@ foreach my $waited (0, 2.5 * $DEADLOCK_TIMEOUT)
 	$writer->quit;
 }
 
-# Whoever stands ahead of a session that is in the way finds the deadlock by its own
+# A session ahead of one that is in the way finds the deadlock by its own
 # check, though nobody waits for it.  The times of the checks are chosen so that this
 # one comes first.
 {
@@ -335,7 +335,7 @@ foreach my $waited (0, 2.5 * $DEADLOCK_TIMEOUT)
 	$_->quit foreach $sharer, $writer;
 }
 
-# Whoever waits for a holder on another server, in a SELECT, holds up builds here, and
+# A session that waits for a holder on another server, in a SELECT, holds up builds here, and
 # the log says so.
 {
 	my $far = session($there);

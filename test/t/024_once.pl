@@ -151,7 +151,7 @@ $two->query("SELECT etcd_unlock_shared('/once')");
 is(once($three, 60), 't', 'no more: it is');
 $three->query("SELECT etcd_unlock_shared('/once')");
 
-# A lock that was lost claims nothing, though its server does not know yet; be it the
+# A lock that was lost claims nothing, though its server does not know yet, whether it is the
 # first tick of the name or not.
 foreach my $n (1, 2)
 {

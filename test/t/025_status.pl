@@ -112,7 +112,7 @@ END
 	'names as they were written');
 $holder->query('COMMIT; RESET etcd_lock.namespace; SELECT etcd_unlock_all()');
 
-# Whoever has given PostgreSQL's lock back holds nothing any more.
+# A session that has released PostgreSQL's lock holds nothing any more.
 $holder->query('BEGIN; SELECT etcd_lock(7); SELECT pg_advisory_unlock(7)');
 $local->query('SELECT etcd_lock(7)');
 is($look->query("SELECT pid FROM etcd_locks WHERE name = '7'"),

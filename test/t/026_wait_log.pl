@@ -181,7 +181,7 @@ sub still_waiting
 	$_->query('SELECT etcd_unlock_all(); RESET etcd_lock.namespace') foreach $waiter, $second;
 }
 
-# Etcd does not answer just then.
+# Etcd does not respond just then.
 {
 	$far->query("SELECT etcd_lock('/w')");
 	$proxy->rules({ path => '/v3/kv/txn', body => encode_base64('.etcd_lock/holder/', ''), do => 'hold', name => 'held' });

@@ -37,7 +37,7 @@ sub committed
 	return $node->safe_psql('postgres', "SELECT count(*) FROM t WHERE v = '$value'");
 }
 
-# Take a lock away from whoever has it on the one server, by the other.
+# Take a lock away from the session that has it on the one server, by the other.
 sub break_lock
 {
 	my ($name) = @_;
@@ -429,7 +429,7 @@ fault 'a pipeline behind a command that acts before its commit' => sub {
 	$control->query('ALTER DATABASE postgres CONNECTION LIMIT -1');
 };
 
-fault 'release, when etcd does not answer' => sub {
+fault 'release, when etcd does not respond' => sub {
 	my $session = session($here);
 	my $portals = extended($here);
 	foreach my $way (
@@ -647,7 +647,7 @@ fault 'commit_guard = etcd, etcd silent' => sub {
 	like($result->{err}, qr/could not be checked/, 'as it is unknown whether the lock is held');
 	cmp_ok($result->{elapsed}, '<', 4 * $request_timeout, 'after one request_timeout, and not five');
 	$etcd->resume;
-	wait_until('etcd answers again', sub { $session->try("SELECT etcd_lock_check('/five/1')")->{out} eq 't' });
+	wait_until('etcd responds again', sub { $session->try("SELECT etcd_lock_check('/five/1')")->{out} eq 't' });
 	$result = $session->try("INSERT INTO t VALUES ('five')");
 	is($result->{sqlstate}, '', 'then it commits with the same locks');
 	is(committed($here, 'five'), 1, 'once');

@@ -22,7 +22,7 @@ $_->safe_psql('postgres', 'CREATE TABLE t (v text)') foreach $here, $there;
 my $control = session($here);
 my $other = session($there);
 
-# Take a lock away from whoever has it on the one server, by the other.
+# Take a lock away from the session that has it on the one server, by the other.
 sub break_lock
 {
 	my ($name) = @_;

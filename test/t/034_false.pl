@@ -129,7 +129,7 @@ sub switches
 	return $n;
 }
 
-# Etcd does not answer.
+# Etcd does not respond.
 sub no_answer
 {
 	my ($name, $link) = @_;

@@ -45,7 +45,7 @@ sub without_lease
 }
 
 # Etcd's list of leases and our views tell the ids to everybody: that of the next lease must
-# not follow from them, as whoever grants it first has it.
+# not follow from them, because the first one to grant it has it.
 {
 	wait_until('the first lease', sub { lease() });
 	my @ids = (lease());

@@ -75,7 +75,7 @@ foreach my $holder ($near, $there)
 	$holder->query("SELECT etcd_lock('/m')");
 	$here->send("SELECT etcd_lock_all('/z', '/m', '/a', '/y')");
 	wait_until_waiting($here);
-	is(held($here), '/a', "taken on $where: whoever waits has what comes first");
+	is(held($here), '/a', "taken on $where: a session that waits has what comes first");
 	wait_until('what comes later is free', sub {
 		$other->query("SELECT etcd_try_lock('/y') AND etcd_try_lock('/z')") eq 't'
 	});

@@ -41,7 +41,7 @@ sub counted
 
 # What the sessions have first, then what each waits for: in this order, so that the last
 # wait closes the cycle.  Just one is ended, the one that asked etcd last unless told
-# otherwise; whoever comes out releases what it has, and so all do.  Returns the victim's
+# otherwise; a session that has its lock releases what it has, and so all do.  Returns the victim's
 # result.
 sub is_broken
 {

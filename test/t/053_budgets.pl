@@ -271,7 +271,7 @@ set_for_tenant(max_requests_per_role => -1);
 }
 
 # ---- Nobody pays for a session that was there before ----
-# Whoever asks for a name with many keys below it is served more slowly for a while; not so
+# A session that asks for a name with many keys below it is served more slowly for a while; not so
 # the next session that PostgreSQL gives the same place.
 {
 	my $holder = session($here);

@@ -1,4 +1,4 @@
-# Attacks of a tenant, of whoever names things, and of whoever points settings at files:
+# Attacks of a tenant, of anybody who names things, or points settings at files:
 # code that runs as a tenant in another session, names that are meant to be read as
 # something else, functions and operators in front of PostgreSQL's own, files that are
 # none.
@@ -132,7 +132,7 @@ foreach my $i (0 .. $#texts)
 	# Said in messages and in the log: that somebody waits, that it is broken, that it is lost.
 	my $waiter = session($here);
 	$waiter->query("SET log_lock_waits = on; SET lock_timeout = '1s'");
-	is($waiter->try("SELECT etcd_lock($name)")->{sqlstate}, '55P03', "$shown: another session waits in vain");
+	is($waiter->try("SELECT etcd_lock($name)")->{sqlstate}, '55P03', "$shown: another session waits, and fails");
 	is($root->query("SELECT etcd_lock_break($name, token) FROM etcd_locks WHERE name = $name AND granted"), 't', "$shown: broken");
 	$session->try("SELECT etcd_unlock_all()");
 	$session->query("SELECT etcd_lock($name)");

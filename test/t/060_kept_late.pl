@@ -49,7 +49,7 @@ sub heat
 # else is there
 #
 
-# The holder does this, and etcd's answer about the name is late.  Returns how long another
+# The holder does this, and etcd's response about the name is late.  Returns how long another
 # server that asks meanwhile waits after the release, in seconds; undef: it was not late enough.
 sub taken_after
 {

@@ -296,7 +296,7 @@ test_step(KeyState state, KeyEvent event, KeyStep step)
 		   "rule 15: is its serial used again? (%s, %s)", from, by);
 	if (step.next == KEY_FREE)
 		ok(step.actions & KEY_DO_FREE && step.actions & KEY_DO_WAKE,
-		   "whoever waits for a free slot is woken (%s, %s)", from, by);
+		   "a session that waits for a free slot is woken (%s, %s)", from, by);
 	if (key_machine_is_live(state) && !key_machine_is_live(step.next))
 		ok(step.actions & KEY_DO_WAKE, "so is who asks for it (%s, %s)", from, by);
 	if (state == KEY_HELD && step.next != KEY_HELD)

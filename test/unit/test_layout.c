@@ -5,7 +5,7 @@
  *
  * The layout is what other servers and other clients rely on: what is built is
  * compared with the text that README.md tells, and what was built must be
- * recognised, and nothing else.
+ * recognized, and nothing else.
  *
  *-------------------------------------------------------------------------
  */
@@ -234,13 +234,13 @@ test_question(void)
 	size_t		len = key_layout_question(key, "s", 0xee, 12);
 
 	ok(key_layout_is_question(key, len, "s", &lease, &id) && lease == 0xee && id == 12,
-	   "a question is recognised");
+	   "a question is recognized");
 	ok(!key_layout_is_position(key, len, "s", &lease, &id), "and is no answer");
 	ok(!key_layout_is_question(key, len + 1, "s", &lease, &id), "not with a NUL");
 	ok(!key_layout_is_question(key, len, "s0", &lease, &id), "not of another sentinel");
 	len = key_layout_position(key, "s", 0xff, UINT64_MAX);
 	ok(key_layout_is_position(key, len, "s", &lease, &id) && lease == 0xff && id == UINT64_MAX,
-	   "an answer is recognised");
+	   "an answer is recognized");
 	ok(!key_layout_is_position("s", 1, "s", &lease, &id) &&
 	   !key_layout_is_position("s/position/", 11, "s", &lease, &id) &&
 	   !key_layout_is_position("s/position/1-2/3-4", 18, "s", &lease, &id), "nothing else is");

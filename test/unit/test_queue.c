@@ -12,7 +12,7 @@
 #define OWNER	"77-"
 #define MAX_KEYS 16
 
-/* The queue that is judged. */
+/* The queue to decide about. */
 static QueueKey keys[MAX_KEYS];
 
 static QueueView
@@ -49,7 +49,7 @@ own(const char *name)
 }
 
 static QueueVerdict
-judge(int n, bool exclusive, int64_t revision, int64_t own_read)
+decide(int n, bool exclusive, int64_t revision, int64_t own_read)
 {
 	QueueView	v = view(n);
 
@@ -103,18 +103,18 @@ test_conflicts(void)
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 	{
 		key(0, 5, cases[i].key);
-		ok((judge(1, true, 6, 0) == QUEUE_WAIT) == cases[i].blocks_exclusive,
+		ok((decide(1, true, 6, 0) == QUEUE_WAIT) == cases[i].blocks_exclusive,
 		   "exclusive behind %s", cases[i].key);
-		ok((judge(1, false, 6, 0) == QUEUE_WAIT) == cases[i].blocks_shared,
+		ok((decide(1, false, 6, 0) == QUEUE_WAIT) == cases[i].blocks_shared,
 		   "shared behind %s", cases[i].key);
-		ok(judge(1, true, 4, 0) == QUEUE_GRANTED, "exclusive before %s",
+		ok(decide(1, true, 4, 0) == QUEUE_GRANTED, "exclusive before %s",
 		   cases[i].key);
-		ok(judge(1, false, 4, 0) == QUEUE_GRANTED, "shared before %s",
+		ok(decide(1, false, 4, 0) == QUEUE_GRANTED, "shared before %s",
 		   cases[i].key);
 	}
-	ok(judge(0, true, 1, 0) == QUEUE_GRANTED, "nobody there");
+	ok(decide(0, true, 1, 0) == QUEUE_GRANTED, "nobody there");
 	key(0, 5, NAME "/write/77-1");
-	ok(judge(1, true, 5, 0) == QUEUE_GRANTED, "a key does not wait for itself");
+	ok(decide(1, true, 5, 0) == QUEUE_GRANTED, "a key does not wait for itself");
 }
 
 /* The set of those ahead, whatever the order of the answer. */
@@ -152,22 +152,22 @@ test_deadlock(void)
 	key(0, 3, NAME "/read/77-1");
 	key(1, 5, NAME "/write/9-1");
 	key(2, 7, NAME "/write/77-2");
-	is_int(judge(3, true, 7, 3), QUEUE_DEADLOCK, "an upgrade behind a writer");
-	is_int(judge(3, true, 7, 0), QUEUE_WAIT, "none when nobody needs the read key");
-	is_int(judge(3, true, 4, 3), QUEUE_GRANTED, "none when we came first");
-	is_int(judge(3, false, 7, 3), QUEUE_WAIT, "none for a sharer");
+	is_int(decide(3, true, 7, 3), QUEUE_DEADLOCK, "an upgrade behind a writer");
+	is_int(decide(3, true, 7, 0), QUEUE_WAIT, "none when nobody needs the read key");
+	is_int(decide(3, true, 4, 3), QUEUE_GRANTED, "none when we came first");
+	is_int(decide(3, false, 7, 3), QUEUE_WAIT, "none for a sharer");
 
 	key(1, 5, NAME "/9a");
-	is_int(judge(3, true, 7, 3), QUEUE_DEADLOCK, "a mutex of Go's waits for us too");
+	is_int(decide(3, true, 7, 3), QUEUE_DEADLOCK, "a mutex of Go's waits for us too");
 	key(1, 5, NAME "/read/9-1");
-	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "a reader does not wait for us");
+	is_int(decide(3, true, 7, 3), QUEUE_WAIT, "a reader does not wait for us");
 	key(1, 5, NAME "/deeper/9a");
-	is_int(judge(3, true, 7, 3), QUEUE_GRANTED, "a deeper name is not in it");
+	is_int(decide(3, true, 7, 3), QUEUE_GRANTED, "a deeper name is not in it");
 	key(1, 2, NAME "/read/9-1");
-	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "a reader that came before is waited for");
+	is_int(decide(3, true, 7, 3), QUEUE_WAIT, "a reader that came before is waited for");
 
 	key(1, 2, NAME "/write/9-1");
-	is_int(judge(3, true, 7, 3), QUEUE_WAIT, "so is a writer");
+	is_int(decide(3, true, 7, 3), QUEUE_WAIT, "so is a writer");
 
 	/* a waiting writer anywhere between, with readers around it */
 	key(0, 2, NAME "/read/8-1");
@@ -175,7 +175,7 @@ test_deadlock(void)
 	key(2, 4, NAME "/read/9-1");
 	key(3, 5, NAME "/write/9-2");
 	key(4, 6, NAME "/read/8-2");
-	is_int(judge(5, true, 7, 3), QUEUE_DEADLOCK, "a writer among readers");
+	is_int(decide(5, true, 7, 3), QUEUE_DEADLOCK, "a writer among readers");
 }
 
 static void

@@ -1,7 +1,7 @@
 #-------------------------------------------------------------------------
 # EtcdLockTest::FakeEndpoint - something on a port that is not an etcd
 #
-# A real etcd answers properly, so wrong answers need a server of our own: it
+# A real etcd responds properly, so wrong responses need a server of our own: it
 # sends one fixed HTTP body to every request, or never anything.
 #-------------------------------------------------------------------------
 package EtcdLockTest::FakeEndpoint;

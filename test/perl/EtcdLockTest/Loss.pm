@@ -29,7 +29,7 @@ our @EXPORT = qw(
 
 =item break_lock($session, $etcd, $name)
 
-Take the lock away from whoever holds it, in a superuser's session on any server.
+Take the lock away from the session that holds it, in a superuser's session on any server.
 
 =cut
 

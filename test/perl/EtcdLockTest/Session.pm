@@ -68,7 +68,7 @@ Send one or more statements and return at once.
 sub send
 {
 	my ($self, $sql) = @_;
-	croak "a query is still under way: $self->{sql}" if defined $self->{sql};
+	croak "a query still runs: $self->{sql}" if defined $self->{sql};
 
 	$self->{sql} = $sql;
 	$self->{banner} = 'end of query ' . ++$self->{number};
@@ -171,7 +171,7 @@ sub quit
 
 =item $session->kill
 
-Close the connection at once, even if a query is under way.
+Close the connection at once, even if a query still runs.
 
 =cut
 

@@ -75,7 +75,7 @@ behind them.
 sub pipeline
 {
 	my ($self, @steps) = @_;
-	croak "a query is still under way: $self->{sql}" if $self->{pending};
+	croak "a query still runs: $self->{sql}" if $self->{pending};
 
 	my $out = '';
 	$self->{pending} = 1;
