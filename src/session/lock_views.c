@@ -71,7 +71,7 @@ lock_views_require_monitor(void)
 	if (!has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to look at etcd locks"),
+				 errmsg("permission denied to view etcd locks"),
 				 errdetail("Only roles with privileges of the \"%s\" role may view them.",
 						   "pg_monitor")));
 }

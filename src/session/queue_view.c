@@ -413,8 +413,8 @@ require_monitor(void)
 	if (!has_privs_of_role(GetUserId(), ROLE_PG_MONITOR))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to see the queue of etcd locks"),
-				 errdetail("Only roles with privileges of the \"%s\" role may see it.",
+				 errmsg("permission denied to view the queue of etcd locks"),
+				 errdetail("Only roles with privileges of the \"%s\" role may view it.",
 						   "pg_monitor")));
 }
 

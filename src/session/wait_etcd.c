@@ -147,8 +147,8 @@ ask_holder_in_time(WaitEtcd *wait)
 }
 
 /*
- * Has it waited for so long that it may be forever?  The worker looks, and
- * goes on looking; it is told again in case it has begun anew since.
+ * After a long wait, ask the worker to search for a deadlock.  The worker then
+ * repeats the search by itself; a later worker has to be asked again.
  */
 static void
 look_for_deadlock(WaitEtcd *wait)

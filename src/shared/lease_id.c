@@ -6,13 +6,13 @@
  * 		base (1, and 38 random bits, drawn by the postmaster once)	39 bits
  * 		a random number for each epoch								24 bits
  *
- * so that a new worker knows the leases that went before by their base, and
- * revokes them: after a crash of a backend the locks of dead sessions are free
- * at once.  The base is never written to disk, as a base backup would carry
- * it to another server.
+ * so that a new worker recognizes earlier leases by their base and revokes
+ * them: after a crash of a backend, the locks of dead sessions are free at once.
+ * The base is never written to disk, because a base backup would carry it to
+ * another server.
  *
  * Anybody who can log in to etcd may grant leases with ids of their choice, and see
- * those that there are.  So the next id must not follow from the last one.
+ * all existing ones.  So the next id must not follow from the last one.
  *
  *-------------------------------------------------------------------------
  */

@@ -490,7 +490,7 @@ lock_key_grant(LockEntry *entry, LockKey *key)
 	lock_trace_key(LOCK_TRACE_KEY_HELD, entry, key, key->create_revision);
 	key->just_granted = true;
 	key->look_wanted_at = 0;
-	key->looked_at = 0;			/* who stands behind it was not looked at */
+	key->looked_at = 0;			/* nobody has looked who is behind it */
 	key->window_end = clock_now() + (int64) etcd_lock_handoff_window * 1000;
 	(void) lock_key_step(entry, key, KEY_ON_GRANT);
 }

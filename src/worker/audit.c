@@ -244,7 +244,7 @@ next_slice(int64 now)
  * ----------------------------------------------------------------
  */
 
-/* One of the keys attached to our lease. */
+/* Etcd has listed this key among those attached to our lease. */
 static void
 look_at_listed(const EtcdKeyName *kv, uint64 lease, int64 listed_at)
 {
@@ -252,7 +252,7 @@ look_at_listed(const EtcdKeyName *kv, uint64 lease, int64 listed_at)
 	uint64		serial;
 	uint64		asker;
 
-	/* That of a lock that we have: almost all, so it is looked for first. */
+	/* Almost all belong to our locks, so check for that first. */
 	if (key != NULL)
 		key->listed_at = listed_at;
 	else if (key_layout_is_note(kv->key, kv->key_len, lease, &serial))
@@ -279,7 +279,7 @@ look_at_listed(const EtcdKeyName *kv, uint64 lease, int64 listed_at)
 									&asker, &serial))
 		orphan_add(kv->key, kv->key_len, 0);
 
-	/* A probe, likewise.  Who sent it may not ask again for a minute. */
+	/* Likewise a probe, whose sender may not repeat it for a minute. */
 	else if (key_layout_is_deadlock(kv->key, kv->key_len, lock_shared->sentinel_key,
 									&asker, &serial))
 	{
@@ -288,8 +288,8 @@ look_at_listed(const EtcdKeyName *kv, uint64 lease, int64 listed_at)
 	}
 
 	/*
-	 * Others may attach keys to our lease, or the list be one of other keys:
-	 * what we did not put we do not delete.  Nor the sentinel.
+	 * Others may attach keys to our lease, and the list may be wrong.  We
+	 * delete only what we have put, and not the sentinel.
 	 */
 	else if (key_layout_is_own(kv->key, kv->key_len, lease, &serial))
 		orphan_add(kv->key, kv->key_len, 0);

@@ -292,7 +292,7 @@ range_done(void *arg, const EtcdResponse *response)
 
 			printable_copy(shown, sizeof(shown), found->key, found->key_len);
 			fail(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-				 psprintf("key \"%s\" in etcd is no lock: it has no lease", shown));
+				 psprintf("key \"%s\" in etcd is not a lock: it has no lease", shown));
 		}
 		else
 			read_value(found);

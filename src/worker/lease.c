@@ -55,7 +55,7 @@
 #define MAX_SEEKS		2
 #define MAX_RESPONSE		(4 * 1024 * 1024)
 
-/* So many messages are read at a time; what others put there has no bound. */
+/* At most so many messages are read at a time: others may put any number. */
 #define MAX_MESSAGES	1000
 
 /* How many taken ids to try before a pause. */

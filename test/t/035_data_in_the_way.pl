@@ -60,7 +60,7 @@ my $result = $other->try(<<'SQL');
 SELECT etcd_lock_break(name, create_revision << 20) FROM etcd_lock_queue('/app')
 SQL
 is($result->{sqlstate}, '55000', 'it is not broken');
-like($result->{err}, qr/DETAIL:.*is no lock: it has no lease/, 'which says why');
+like($result->{err}, qr/DETAIL:.*is not a lock: it has no lease/, 'which says why');
 is($other->query(<<'SQL'), '', "nor by the README's query");
 SELECT etcd_lock_break(name, create_revision << 20) FROM etcd_lock_queue('/app') WHERE granted
 SQL
