@@ -589,17 +589,10 @@ lock_session_init(const LockSessionCallbacks *session_callbacks)
 	RegisterResourceReleaseCallback(release_callback, NULL);
 }
 
-/*
- * A local record for a lock that is about to be acquired, with room for one
- * more owner.
- */
-LocalHold *
-lock_session_enter(const LockName *name, LockMode mode)
+/* The session's first lock makes room for records, and has them dropped at exit. */
+static void
+prepare_records(void)
 {
-	char		id[ETCD_LOCK_MAX_KEY + 2];
-	LocalHold  *local;
-	bool		found;
-
 	if (local_holds == NULL)
 	{
 		HASHCTL		info;
@@ -615,46 +608,67 @@ lock_session_enter(const LockName *name, LockMode mode)
 		on_shmem_exit(exit_callback, (Datum) 0);
 		exit_registered = true;
 	}
+}
 
+/* A new record without owners, but with room for one. */
+static LocalHold *
+make_record(const char *id, const LockName *name, LockMode mode)
+{
+	LocalHold  *local;
+	bool		found;
+
+	if (hash_get_num_entries(local_holds) >= etcd_lock_max_names_per_session)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many etcd locks in one session"),
+				 errdetail("A session may hold %d.",
+						   etcd_lock_max_names_per_session),
+				 errhint("Release locks, or increase the configuration parameter \"%s\".",
+						 "etcd_lock.max_names_per_session")));
+	local = hash_search(local_holds, id, HASH_ENTER, &found);
+	Assert(!found);
+	local->name = *name;
+	local->mode = mode;
+	local->hold = NULL;
+	local->token = 0;
+	local->told = false;
+	local->unknown = false;
+	local->owners = NULL;
+	local->nowners = 0;
+	local->max_owners = 0;
+	PG_TRY();
+	{
+		reserve_owner(local);
+		role_budget_take(ROLE_USE_NAME);
+	}
+	PG_CATCH();
+	{
+		forget_local(local);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return local;
+}
+
+/*
+ * A local record for a lock that is about to be acquired, with room for one
+ * more owner.
+ */
+LocalHold *
+lock_session_enter(const LockName *name, LockMode mode)
+{
+	char		id[ETCD_LOCK_MAX_KEY + 2];
+	LocalHold  *local;
+
+	prepare_records();
 	if (first_epoch == 0)
 		losses_before = loss_signal_losses();
 	loss_signal_set_on_loss(etcd_lock_on_loss);
 	make_id(id, name, mode);
 	local = hash_search(local_holds, id, HASH_FIND, NULL);
 	if (local == NULL)
-	{
-		if (hash_get_num_entries(local_holds) >= etcd_lock_max_names_per_session)
-			ereport(ERROR,
-					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					 errmsg("too many etcd locks in one session"),
-					 errdetail("A session may hold %d.",
-							   etcd_lock_max_names_per_session),
-					 errhint("Release locks, or increase the configuration parameter \"%s\".",
-							 "etcd_lock.max_names_per_session")));
-		local = hash_search(local_holds, id, HASH_ENTER, &found);
-		local->name = *name;
-		local->mode = mode;
-		local->hold = NULL;
-		local->token = 0;
-		local->told = false;
-		local->unknown = false;
-		local->owners = NULL;
-		local->nowners = 0;
-		local->max_owners = 0;
-		PG_TRY();
-		{
-			reserve_owner(local);
-			role_budget_take(ROLE_USE_NAME);
-		}
-		PG_CATCH();
-		{
-			forget_local(local);
-			PG_RE_THROW();
-		}
-		PG_END_TRY();
-	}
-	else
-		reserve_owner(local);
+		return make_record(id, name, mode);
+	reserve_owner(local);
 	return local;
 }
 

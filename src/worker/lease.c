@@ -507,6 +507,24 @@ check_revision(int64 revision)
 	lock_shared->token_revision = revision;
 }
 
+/*
+ * The sentinel is there, with this create_revision: sessions can have locks.
+ * From here on this etcd's revisions count, even if it was restored from a
+ * backup.
+ */
+static void
+begin_epoch(const EtcdHeader *header, int64 sentinel_revision)
+{
+	check_revision(header->revision);
+	lock_shared->cluster_id = header->cluster_id;
+	lock_shared->highest_revision = header->revision;
+	lock_shared->sentinel_revision = sentinel_revision;
+	deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin(MyLease->ttl));
+	pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
+	MyLease->state = LEASE_ALIVE;
+	MyLease->next_time = MyLease->sent.boottime + keepalive_interval();
+}
+
 static void
 sentinel_done(void *arg, const EtcdResponse *response)
 {
@@ -542,18 +560,7 @@ sentinel_done(void *arg, const EtcdResponse *response)
 
 	if (revision != 0)
 	{
-		/*
-		 * From here on this etcd's revisions count, even if it was restored
-		 * from a backup.
-		 */
-		check_revision(result.header.revision);
-		lock_shared->cluster_id = result.header.cluster_id;
-		lock_shared->highest_revision = result.header.revision;
-		lock_shared->sentinel_revision = revision;
-		deadline_extend(&lock_shared->deadline, MyLease->sent, MyLease->ttl - margin(MyLease->ttl));
-		pg_atomic_write_u64(&lock_shared->lease, (uint64) lease_id());
-		MyLease->state = LEASE_ALIVE;
-		MyLease->next_time = MyLease->sent.boottime + keepalive_interval();
+		begin_epoch(&result.header, revision);
 		link_proven(response);
 		ereport(LOG,
 				(errmsg("etcd_lock: lease %s granted for %d s",

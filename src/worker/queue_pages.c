@@ -413,13 +413,29 @@ keys_done(void *arg, const EtcdResponse *response)
 	}
 }
 
-/* A session asks for a page. */
+/* Begin at the first page of what the slot asks for; start has room for its start. */
 static void
-read_page(int slotno)
+begin_pages(PageProgress *p, const QueueSlot *slot, char *start)
+{
+	strlcpy(start, slot->start, sizeof(slot->start));
+	strlcpy(p->end, slot->end, sizeof(p->end));
+	strlcpy(p->ns, slot->ns, sizeof(p->ns));
+	forget_keys(p);
+	if (p->next != NULL)
+		pfree(p->next);
+	p->next = start;
+	p->next_len = Max(strlen(start), 1);	/* from the first key: a NUL */
+	p->revision = 0;
+	p->limit = SCAN_LIMIT;
+	p->id = slot->id;
+}
+
+/* Take what a session asks for in this slot.  Returns NULL if it no longer does. */
+static PageCall *
+take_call(int slotno)
 {
 	QueueSlot  *slot = &queue_slots->slots[slotno];
 	PageProgress *p = &MyPages->progress[slotno];
-	EtcdOp		op = {.type = ETCD_OP_RANGE,.keys_only = true};
 	PageCall   *call;
 	char	   *start = MemoryContextAlloc(TopMemoryContext, sizeof(slot->start));
 
@@ -431,29 +447,29 @@ read_page(int slotno)
 		LWLockRelease(queue_slots->lock);
 		pfree(call);
 		pfree(start);
-		return;
+		return NULL;
 	}
 	slot->state = SLOT_SENT;
 	call->id = slot->id;
 	if (slot->first && p->id != call->id)
-	{
-		strlcpy(start, slot->start, sizeof(slot->start));
-		strlcpy(p->end, slot->end, sizeof(p->end));
-		strlcpy(p->ns, slot->ns, sizeof(p->ns));
-		forget_keys(p);
-		if (p->next != NULL)
-			pfree(p->next);
-		p->next = start;
-		p->next_len = Max(strlen(start), 1);	/* from the first key: a NUL */
-		p->revision = 0;
-		p->limit = SCAN_LIMIT;
-		p->id = call->id;
-	}
+		begin_pages(p, slot, start);
 	else
 		pfree(start);
 	LWLockRelease(queue_slots->lock);
-
 	p->call = call;
+	return call;
+}
+
+/* A session asks for a page. */
+static void
+read_page(int slotno)
+{
+	PageProgress *p = &MyPages->progress[slotno];
+	EtcdOp		op = {.type = ETCD_OP_RANGE,.keys_only = true};
+	PageCall   *call = take_call(slotno);
+
+	if (call == NULL)
+		return;
 	if (p->id != call->id)
 	{
 		fail(call, ERRCODE_CONNECTION_FAILURE,
