@@ -49,6 +49,7 @@ supersede_others(LockEntry *entry, LockHold *hold)
 {
 	dlist_iter	iter;
 
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	dlist_foreach(iter, &entry->owners)
 	{
 		LockHold   *other = dlist_container(LockHold, link, iter.cur);
@@ -91,6 +92,7 @@ grant(LockEntry *entry, LockHold *hold, LockKey *key)
 {
 	bool		from_etcd = key->just_granted;
 
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	set_state(hold, HOLD_HOLDING);
 	hold->wants_probe = false;
 	hold->wants_holder = false;
@@ -110,6 +112,7 @@ grant(LockEntry *entry, LockHold *hold, LockKey *key)
 static LockAskResult
 wait_as_requester(LockHold *hold)
 {
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(hold->entry);
 	if (hold->state != HOLD_ASKED)
 		set_state(hold, HOLD_ASKED);
 	return LOCK_ASK_WAIT;
@@ -118,6 +121,7 @@ wait_as_requester(LockHold *hold)
 static LockAskResult
 refuse(LockHold *hold)
 {
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(hold->entry);
 	hold->failure.kind = FAILURE_REFUSED;
 	return LOCK_ASK_FAILED;
 }
@@ -128,6 +132,7 @@ holds_by(LockEntry *entry, const LockHold *hold, const LockKey *key)
 {
 	dlist_iter	iter;
 
+	ASSERT_ENTRY_LOCKED(entry);
 	dlist_foreach(iter, &entry->owners)
 	{
 		LockHold   *other = dlist_container(LockHold, link, iter.cur);
@@ -163,6 +168,7 @@ ask_exclusive(LockEntry *entry, LockHold *hold)
 {
 	LockKey    *key = lock_key_live(entry, LOCK_EXCLUSIVE);
 
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	if (key == NULL)
 		return want_and_wait(entry, hold);
 
@@ -227,6 +233,7 @@ join(LockEntry *entry, LockHold *hold, LockKey *key)
 	bool		is_ours = hold->look_key == lock_key_id(key) &&
 		key->looked_at >= hold->look_from;
 
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	if (key->just_granted || hold->asked_key == lock_key_id(key) ||
 		lock_keep_may_pass(key, now))
 		return grant(entry, hold, key);
@@ -269,6 +276,7 @@ ask_shared(LockEntry *entry, LockHold *hold)
 	LockKey    *write_key = lock_key_live(entry, LOCK_EXCLUSIVE);
 	LockKey    *key = lock_key_live(entry, LOCK_SHARED);
 
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	if (write_key != NULL && lock_key_held_valid(write_key) &&
 		holds_by(entry, hold, write_key))
 		return grant(entry, hold, write_key);

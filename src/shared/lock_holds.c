@@ -55,6 +55,7 @@ make_hold(const LockName *name, LockMode mode, bool upgrader)
 static bool
 adopt_tag(LockEntry *entry, const LockName *name)
 {
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	if (name->tag.locktag_field4 == LOCK_TAG_TEXT ||
 		memcmp(&entry->tag, &name->tag, sizeof(LOCKTAG)) == 0)
 		return true;
@@ -163,6 +164,7 @@ others_ahead(LockHold *hold)
 	LockEntry  *entry = hold->entry;
 	bool		queued = false;
 
+	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
 	for (int i = 0; i < LOCK_KEYS_PER_NAME; i++)
 	{
 		LockKey    *key = &entry->keys[i];
@@ -331,6 +333,7 @@ find_other(LockEntry *entry, const LockHold *hold)
 	LockHold   *found = NULL;
 	dlist_iter	iter;
 
+	ASSERT_ENTRY_LOCKED(entry);
 	dlist_foreach(iter, &entry->owners)
 	{
 		LockHold   *other = dlist_container(LockHold, link, iter.cur);
@@ -535,6 +538,7 @@ find_token(LockEntry *entry, int64 token)
 {
 	dlist_iter	iter;
 
+	ASSERT_ENTRY_LOCKED(entry);
 	dlist_foreach(iter, &entry->owners)
 	{
 		LockHold   *hold = dlist_container(LockHold, link, iter.cur);

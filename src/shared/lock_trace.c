@@ -73,9 +73,11 @@ static const char *const texts[] = {
 };
 
 /* The same if the number is 1, where that makes a difference. */
-static const char *const texts_for_one[lengthof(texts)] = {
+static const char *const texts_for_one[
+									   lengthof(texts)] =
+{
 	[LOCK_TRACE_KEY_BEHIND] = "waits behind 1 key",
-	[LOCK_TRACE_CONFIRMED] = "etcd confirmed the deletion of 1 key"
+		[LOCK_TRACE_CONFIRMED] = "etcd confirmed the deletion of 1 key"
 };
 
 StaticAssertDecl(lengthof(texts) == LOCK_TRACE_CONFIRMED + 1,

@@ -14,7 +14,8 @@ typedef enum LockTraceStep
 {
 	LOCK_TRACE_ASKED_SHARED,
 	LOCK_TRACE_ASKED_EXCLUSIVE,
-	LOCK_TRACE_WAITS_HERE,		/* number: a process that has PostgreSQL's lock */
+	LOCK_TRACE_WAITS_HERE,		/* number: a process that has PostgreSQL's
+								 * lock */
 	LOCK_TRACE_TAG,				/* has PostgreSQL's lock */
 	LOCK_TRACE_KEY_WANTED,
 	LOCK_TRACE_KEY_SENT,

@@ -515,6 +515,7 @@ check_revision(int64 revision)
 static void
 begin_epoch(const EtcdHeader *header, int64 sentinel_revision)
 {
+	Assert(MyLease->state == LEASE_GRANTED);
 	check_revision(header->revision);
 	lock_shared->cluster_id = header->cluster_id;
 	lock_shared->highest_revision = header->revision;
@@ -587,6 +588,7 @@ put_sentinel(void)
 	EtcdTxn		txn = {&compare, 1, puts, 1, &range, 1};
 	char	   *value;
 
+	Assert(MyLease->state == LEASE_GRANTED);
 	MyLease->registers = !RecoveryInProgress() && !MyLease->may_not_register;
 	txn.nsuccess = MyLease->registers ? 2 : 1;
 	strlcpy(lock_shared->sentinel_ns, etcd_lock_namespace, sizeof(lock_shared->sentinel_ns));
@@ -630,6 +632,7 @@ grant_done(void *arg, const EtcdResponse *response)
 
 	if (!still_current(arg))
 		return;
+	Assert(MyLease->state == LEASE_SOUGHT);
 	if (!response->delivered)
 	{
 		/* It may have been granted: search for it before the next attempt. */
@@ -946,6 +949,7 @@ revoked_for_exit(void *arg, const EtcdResponse *response)
 	EtcdError	error;
 	bool		again = !response->delivered;
 
+	Assert(MyLease->state == LEASE_LEAVING);
 	MyLease->busy = false;
 	if (response->delivered && response->reply.status != ETCD_OK)
 	{
@@ -1011,6 +1015,7 @@ lease_tick(void)
 void
 lease_revoke_for_exit(void)
 {
+	Assert(!lease_is_leaving());
 	if (!has_lease())
 	{
 		MyLease->state = LEASE_LEFT;
@@ -1018,6 +1023,7 @@ lease_revoke_for_exit(void)
 	}
 	MyLease->leaving = lease_id();
 	lease_gone(NULL);
+	Assert(MyLease->state == LEASE_NONE);
 	MyLease->state = LEASE_LEAVING;
 	revoke_for_exit();
 }

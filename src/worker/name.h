@@ -88,12 +88,12 @@ typedef struct WorkerKey
 	/* QUEUED */
 	AheadKey   *ahead;
 	int64		queued_at;		/* clock_now() */
-	int64		tries_wait_until; /* those ahead may only be kept: no try is
-								 * refused before; 0: they are not, or it is
-								 * over */
-	int64		tries_wait_ended; /* clock_now(): if it is over, only a read
-								 * that is sent later refuses a try; 0: not
-								 * yet */
+	int64		tries_wait_until;	/* those ahead may only be kept: no try is
+									 * refused before; 0: they are not, or it
+									 * is over */
+	int64		tries_wait_ended;	/* clock_now(): if it is over, only a read
+									 * that is sent later refuses a try; 0:
+									 * not yet */
 
 	/* HELD, for held_keys.c */
 	dlist_node	held_link;
