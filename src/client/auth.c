@@ -20,7 +20,6 @@
 #include "client/auth.h"
 #include "client/config_file.h"
 #include "client/etcd_client.h"
-#include "client/response.h"
 #include "shared/clock.h"
 #include "shared/settings.h"
 #include "utils/memutils.h"
@@ -215,7 +214,7 @@ login_done(void *arg, const EtcdResponse *response)
 			MyAuth->state = AUTH_DISABLED;
 			return;
 		}
-		if (response_is_unwell(&error))
+		if (etcd_response_is_unwell(&error))
 		{
 			want_login(RETRY_PAUSE);	/* from another member */
 			return;

@@ -739,7 +739,7 @@ endpoints_probe_served(const EtcdResponse *response, bool *foreign, uint64 *raft
 	if (!etcd_response_range(&response->reply, &result, &etcd_error))
 	{
 		strlcpy(error, etcd_error.message, size);
-		return !response_is_unwell(&etcd_error);
+		return !etcd_response_is_unwell(&etcd_error);
 	}
 	*foreign = lock_shared->cluster_id != 0 &&
 		result.header.cluster_id != lock_shared->cluster_id;

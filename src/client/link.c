@@ -518,7 +518,7 @@ check_reply(LinkCall *call, const EtcdReply *reply)
 			return true;
 		if (call == MyLink->token_check)
 			return false;
-		if (response_is_unwell(&error))
+		if (etcd_response_is_unwell(&error))
 		{
 			if (call->generation != MyLink->generation)
 				return false;

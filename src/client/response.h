@@ -14,13 +14,4 @@
 /* The result points to the reply's data. */
 extern void response_set(EtcdResponse *response, const GrpcReply *reply);
 
-/*
- * Does this error say that the member cannot serve?  Otherwise a healthy
- * member has refused the request.
- */
-extern bool response_is_unwell(const EtcdError *error);
-
-/* Has etcd not accepted this request because it is behind with others? */
-extern bool response_is_busy(const EtcdError *error);
-
 #endif							/* RESPONSE_H */

@@ -20,7 +20,6 @@
 #include "postgres.h"
 
 #include "client/link.h"
-#include "client/response.h"
 #include "client/sqlstate.h"
 #include "etcd/key_layout.h"
 #include "shared/clock.h"
@@ -117,7 +116,7 @@ refused(const EtcdResponse *response, const EtcdError *error)
 	if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
 	link_note_error(error->message);
-	if (!response_is_unwell(error) && !response_is_busy(error))
+	if (!etcd_response_is_unwell(error) && !etcd_response_is_busy(error))
 	{
 		MyTickLease->refusal.kind = FAILURE_ERROR;
 		MyTickLease->refusal.sqlerrcode = sqlstate_of(error);

@@ -13,9 +13,9 @@
  */
 #include "postgres.h"
 
-#include "client/response.h"
 #include "client/link.h"
 #include "client/sqlstate.h"
+#include "etcd/etcd_response.h"
 #include "mb/pg_wchar.h"
 #include "shared/link_status.h"
 #include "worker/held_keys.h"
@@ -25,9 +25,9 @@
 #include "worker/recent_names.h"
 #include "worker/tick.h"
 #include "worker/tick_lease.h"
-#include "worker/txn_response.h"
 #include "worker/txn_build.h"
 #include "worker/txn_queue.h"
+#include "worker/txn_response.h"
 
 #define RETRY_PAUSE			INT64CONST(200000)	/* microseconds */
 #define REFUSED_PAUSE		INT64CONST(1000000)
@@ -644,7 +644,7 @@ outcome_of_error(const Txn *txn, const EtcdResponse *response, const EtcdError *
 			return OUTCOME_NOT_SENT;
 
 		case ETCD_RESOURCE_EXHAUSTED:
-			if (response_is_busy(error))
+			if (etcd_response_is_busy(error))
 				return OUTCOME_NOT_SENT;
 			link_status_note_no_space();
 			return OUTCOME_REFUSED;
