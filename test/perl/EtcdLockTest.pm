@@ -48,6 +48,7 @@ our @EXPORT = qw(
   wait_until
   wait_until_blocked
   wait_until_locks_work
+  wait_until_queued
   wait_until_waiting
   worker_pid
 );
@@ -297,6 +298,33 @@ sub wait_until_blocked
 SELECT 1 FROM etcd_locks WHERE pid = %1$s AND NOT granted AND NOT lost
 UNION ALL SELECT 1 FROM pg_locks WHERE pid = %1$s AND NOT granted LIMIT 1
 SQL
+}
+
+=item wait_until_queued($etcd, $session...)
+
+The same, and a wait for an etcd lock has its key in etcd, which decides who came
+first.
+
+=cut
+
+sub wait_until_queued
+{
+	my ($etcd, @sessions) = @_;
+	foreach my $session (@sessions)
+	{
+		wait_until_blocked($session);
+		my ($pid, $node) = ($session->pid, $session->{node});
+		my $lock = $node->safe_psql('postgres',
+			"SELECT name, mode FROM etcd_locks WHERE pid = $pid AND NOT granted") || next;
+		my ($name, $mode) = split /\|/, $lock;
+		my $part = $mode eq 'shared' ? 'read' : 'write';
+		my $lease = $node->safe_psql('postgres', 'SELECT lease FROM etcd_lock_status');
+
+		# what may be in front of it: a namespace, or what makes an integer a name
+		my $key = qr{^(?:[\w/]+/|\.etcd_lock/int/\w+/)?\Q$name/$part/$lease-\E};
+		wait_until("backend $pid is in the queue", sub { grep { /$key/ } $etcd->keys('') });
+	}
+	return;
 }
 
 # Wait until the query returns something for the process of each session (%s).

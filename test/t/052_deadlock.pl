@@ -52,7 +52,7 @@ sub is_broken
 	{
 		my ($session, $sql) = @$wait;
 		$session->send($sql);
-		wait_until_blocked($session) unless $wait == $waits->[-1];
+		wait_until_queued($etcd, $session) unless $wait == $waits->[-1];
 	}
 	my $begin = time;
 	my %left = map { $_->[0]->pid => $_->[0] } @$waits;
@@ -231,9 +231,9 @@ is_broken('a standby is the victim',
 	wait_until('etcdctl is in the queue', sub { (grep { m{^/f/} } $etcd->keys('')) == 2 });
 	$on_c->query("SELECT etcd_lock('/1')");
 	$on_b->send("SELECT etcd_lock('/f')");
-	wait_until_waiting($on_b);
+	wait_until_queued($etcd, $on_b);
 	$on_c->send("SELECT etcd_lock_shared('/f')");
-	wait_until_waiting($on_c);
+	wait_until_queued($etcd, $on_c);
 	is($on_a->try("SELECT etcd_lock('/1')")->{sqlstate}, '40P01', 'behind a foreign client: one session is ended');
 	$on_a->query('ROLLBACK');
 	wait_until('etcdctl has the lock', sub { $foreign->held });
@@ -249,7 +249,7 @@ is_broken('a standby is the victim',
 $on_a->query("SELECT etcd_lock('/1')");
 $on_b->query("SELECT etcd_lock('/2')");
 $on_a->send("CALL etcd_lock_wait('/2')");
-wait_until_waiting($on_a);
+wait_until_queued($etcd, $on_a);
 is($on_b->try("CALL etcd_lock_wait('/1')")->{sqlstate}, '40P01', 'CALL: one session is ended');
 $on_b->query('SELECT etcd_unlock_all()');
 is($on_a->result->{sqlstate}, '', 'CALL: the other one goes on');

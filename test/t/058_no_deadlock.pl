@@ -57,7 +57,7 @@ sub messages
 $on_a->query("SELECT etcd_lock('/1')");
 $on_b->query("SELECT etcd_lock('/2')");
 $on_b->send("SELECT etcd_lock('/1')");
-wait_until_blocked($on_b);
+wait_until_queued($etcd, $on_b);
 $on_c->send("SELECT etcd_lock('/2')");
 sleep 5 * $timeout;
 ok(!$on_b->done && !$on_c->done, 'a chain: all wait');
@@ -74,7 +74,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_a->query("SELECT etcd_lock('/1')");
 	$on_b->query("SELECT etcd_lock('/2')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	wait_until_blocked($on_b);
+	wait_until_queued($etcd, $on_b);
 	my $result = $on_a->try($how);
 	# 08006: a busy machine has not found out whether somebody else has it
 	like($result->{sqlstate}, qr/^(55P03|08006)?$/, 'it gives up before there is a deadlock');
@@ -94,7 +94,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b->query("BEGIN; UPDATE t SET v = v + 1 WHERE i = 1");
 	$on_b2->query("SELECT etcd_lock('/2')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	wait_until('it is in the queue, and so the older one', sub { $etcd->keys('/1/') == 2 });
+	wait_until_queued($etcd, $on_b);
 	$on_a->send("SELECT etcd_lock('/2')");
 	my $until = time + 12 * $timeout;
 	my $n = 0;
@@ -147,7 +147,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b->query("SELECT etcd_lock_shared('/2')");
 	$on_c->query("SELECT etcd_lock_shared('/2')");
 	$on_a->send("SELECT etcd_lock('/2')");
-	wait_until_blocked($on_a);
+	wait_until_queued($etcd, $on_a);
 	$on_b->send("SELECT etcd_lock('/1')");
 	$on_c->send("SELECT etcd_lock('/1')");
 	my %left = map { $_->pid => $_ } $on_a, $on_b, $on_c;
@@ -178,7 +178,7 @@ foreach my $how ("SET lock_timeout = '100ms'; SELECT etcd_lock('/2')",
 	$on_b2->query("SELECT etcd_lock('/4')");
 	$on_a->send("SELECT etcd_lock('/2')");
 	$on_a2->send("SELECT etcd_lock('/4')");
-	wait_until_blocked($_) foreach $on_a, $on_a2;
+	wait_until_queued($etcd, $_) foreach $on_a, $on_a2;
 	$on_b->send("SELECT etcd_lock('/1')");
 	$on_b2->send("SELECT etcd_lock('/3')");
 	is($_->result(30)->{sqlstate}, '40P01', 'two at once: the youngest is ended') foreach $on_b, $on_b2;
@@ -209,7 +209,7 @@ foreach my $rule (
 		$victim->query("SELECT etcd_lock('/1')");
 		$other->query("SELECT etcd_lock('/2')");
 		$other->send("SELECT etcd_lock('/1')");
-		wait_until_blocked($other);
+		wait_until_queued($etcd, $other);
 		my $result = $victim->try("SELECT etcd_lock('/2')");
 		is($result->{sqlstate}, '40P01', "$name: it is ended");
 		cmp_ok($proxy->hits('probe'), '>', 0, "$name: a probe has met the rule");
@@ -229,9 +229,9 @@ $proxy->rules();
 	$on_c->query("SELECT etcd_lock('/2')");
 	$on_b->query("SELECT etcd_lock('/3')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	wait_until_blocked($on_b);
+	wait_until_queued($etcd, $on_b);
 	$on_c->send("SELECT etcd_lock('/3')");
-	wait_until_blocked($on_c);
+	wait_until_queued($etcd, $on_c);
 	$c->stop('immediate');
 	my $result = $on_a->try("SET lock_timeout = '20s'; SELECT etcd_lock('/2')");
 	is($result->{sqlstate}, '', 'a server that has died: its lock is had in the end')
@@ -255,9 +255,9 @@ $proxy->rules();
 	$tb2->query("BEGIN; SELECT etcd_lock('/secret of a')");
 	$ta2->send('UPDATE t SET v = 2 WHERE i = 5');
 	$tb2->send('UPDATE t SET v = 2 WHERE i = 6');
-	wait_until_blocked($_) foreach $ta2, $tb2;
+	wait_until_queued($etcd, $_) foreach $ta2, $tb2;
 	$tb->send("SELECT etcd_lock('/secret of b')");
-	wait_until_blocked($tb);
+	wait_until_queued($etcd, $tb);
 	$ta->send("SELECT etcd_lock('/secret of a')");
 	my $result = $ta->result(30);
 	is($result->{sqlstate}, '40P01', 'tenants: a deadlock through both is broken');
@@ -279,7 +279,7 @@ $proxy->rules();
 	my $before = deadlocks();
 	$on_a->query("SELECT etcd_lock('/1')");
 	$on_b->send("SELECT etcd_lock('/1')");
-	wait_until_blocked($on_b);
+	wait_until_queued($etcd, $on_b);
 	foreach my $sentinel (grep { m{^\.etcd_lock/server/[0-9a-f]+$} } $etcd->keys(''))
 	{
 		my $i = 0;
