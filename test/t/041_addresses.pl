@@ -142,20 +142,49 @@ foreach my $case ([ 'stopped', 'STOP', 'CONT' ], [ 'cut off', 'KILL', undef ])
 }
 
 #
-# The address of a name changes, and the old one is a black hole
+# The one address of a name becomes a black hole, and the name gets one that it never had
 #
+foreach my $case (
+	[ 'before it is searched', 'moves1.test', 0, 1.5 ],
+	# a name is not looked up twice within a second
+	[ 'before it is searched, just looked up', 'moves2.test', 0, 0 ],
+	# the search has asked for the name, and got the old one
+	[ 'while it is searched', 'moves3.test', 1, 1.5 ])
 {
-	my $name = 'the address has changed';
-	my ($in_use) = address_in_use() =~ /(\d)$/;
-	my $other = ($in_use + 1) % 3;
-	$dns->set('etcd.test', A => "127.0.0.1$in_use");
-	$here->reload;
-	$dns->set('etcd.test', A => "127.0.0.1$other");
-	kill 'STOP', $pids[$in_use];
-	my $begin = time;
-	new_lock($session, $name, $ttl / 3);
+	my ($when, $host, $searching, $pause) = @$case;
+	my $name = "the address changes $when";
+	$dns->set($host, A => '127.0.0.10');
+	set_endpoints($here, "http://$host:$port");
+	wait_until("$name: the old one is in use", sub { status($here) =~ m{^ready\|\w+\|http://$host} });
+	sleep $pause;
+	my $asked = $dns->asked;
+	$dns->set($host, A => '127.0.0.11') unless $searching;
+	my $stopped = time;
+	kill 'STOP', $pids[0];
+	$session->send("SELECT etcd_lock('/new') > 0, etcd_unlock('/new')");
+	if ($searching)
+	{
+		wait_until("$name: it is asked for", sub { $dns->asked > $asked });
+		sleep 0.2;    # both kinds of addresses
+		sleep 0.05 while time < $stopped + 1;
+		$dns->set($host, A => '127.0.0.11');
+	}
+	my $both = time;
+	my $result = $session->result;
+	while ($result->{out} ne 't|t' && time < $both + 30)
+	{
+		$result = $session->try("SELECT etcd_lock('/new') > 0, etcd_unlock('/new')");
+	}
+	my $took = time - $both;
+	is($result->{out}, 't|t', "$name: a new lock");
+	cmp_ok($took, '<', $ttl / 3, "$name: in time");
+	diag sprintf '%-45s new lock after %.2f s; it changed %.2f s after the stop', "$name:", $took, $both - $stopped;
 	nothing_is_lost($name);
-	kill 'CONT', $pids[$in_use];
+	kill 'CONT', $pids[0];
+
+	# What comes next does not depend on it.
+	$holder->query("SELECT etcd_unlock_all(); SELECT etcd_lock('/held')");
+	(undef, $lease) = split /\|/, status($here);
 }
 
 #
