@@ -271,12 +271,12 @@ foreach my $case (
 }
 
 #
-# A balancer that goes round the members, and cuts what is idle for 5 s
+# A balancer that goes round the members, and cuts what is idle for 1 s
 #
 SKIP:
 {
 	my ($haproxy) = grep { -x } $ENV{HAPROXY} // (), '/usr/sbin/haproxy', '/usr/local/sbin/haproxy';
-	skip 'no haproxy', 3 unless $haproxy;
+	skip 'no haproxy', 7 unless $haproxy;
 	my $name = 'a balancer that cuts what is idle';
 	my $dir = PostgreSQL::Test::Utils::tempdir('haproxy');
 	my $balanced = PostgreSQL::Test::Cluster::get_free_port();
@@ -284,8 +284,8 @@ SKIP:
 defaults
   mode tcp
   timeout connect 1s
-  timeout client 5s
-  timeout server 5s
+  timeout client 1s
+  timeout server 1s
 listen etcd
   bind 127.0.0.1:$balanced
   balance roundrobin
@@ -304,23 +304,29 @@ END
 			die "haproxy has ended: " . slurp_file("$dir/log") if waitpid($pid, POSIX::WNOHANG) != 0;
 			IO::Socket::INET->new(PeerAddr => "127.0.0.1:$balanced");
 		});
-	# keepalives every 12 s, so that the connection is idle
-	$here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '60s'");
+	# keepalives every 12 s, and the list of keys every 1.5 s, so that the connection is idle
+	# again and again
+	$here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '60s'\nlog_min_messages = debug1");
+	set_endpoints($here, "http://127.0.0.1:$balanced");
 	$here->stop;
 	{
 		local $ENV{LD_PRELOAD} = $dns->library;
-		$here->append_conf('postgresql.conf', "etcd_lock.endpoints = 'http://127.0.0.1:$balanced'");
 		$here->start;
 	}
 	$_->quit foreach $holder, $session;
 	($holder, $session) = (session($here), session($here));
 	$holder->query("SELECT etcd_lock('/held')");
 	(undef, $lease) = split /\|/, status($here);
+	like(status($here), qr{\|http://127\.0\.0\.1:$balanced\|}, "$name: it is in use");
 	my $offset = -s $here->logfile;
 	sleep 18;
 	nothing_is_lost($name);
 	new_lock($session, $name, 3);
-	my @lines = slurp_file($here->logfile, $offset) =~ /(?:WARNING|LOG):  etcd_lock: (?:no link|connected).*/g;
+	my $log = slurp_file($here->logfile, $offset);
+	my $cuts = () = $log =~ /DEBUG:  etcd_lock: lost the connection/g;
+	cmp_ok($cuts, '>=', 5, "$name: it has cut");
+	diag "$name: $cuts connections cut in 18 s";
+	my @lines = $log =~ /(?:WARNING|LOG|ERROR|FATAL|PANIC):  etcd_lock.*/g;
 	is_deeply(\@lines, [], "$name: nothing is logged");
 }
 
