@@ -114,6 +114,64 @@ foreach my $case (
 	is(status('lease'), $lease, '... and the lease is the same');
 }
 $proxy->rules;
+
+#
+# As many views as may be asked for at a time, which no role alone is allowed, each slow:
+# they do not stand in the way of what else is asked on the side
+#
+
+$session->query('CREATE ROLE viewer LOGIN IN ROLE pg_monitor');
+my $there = start_server('there', endpoints => $etcd->endpoint);
+my $holder = session($there);
+foreach my $ms (2500, 60_000)    # less and more than request_timeout
+{
+	my $name = sprintf 'four views that take %.1f s each', $ms / 1000;
+	my @viewers = map { session($here, %$_) } {}, {}, ({ user => 'viewer' }) x 2;
+	my $asker = session($here);
+	$proxy->rules({ path => '/kv/range$', body => 'limit', do => 'delay', ms => $ms });
+
+	# each begins another one as soon as it has ended
+	my $go_on = sub {
+		foreach my $viewer (@viewers)
+		{
+			$viewer->result if defined $viewer->{sql} && $viewer->done;
+			$viewer->send('SELECT count(*) FROM etcd_lock_queue()') unless defined $viewer->{sql};
+		}
+	};
+	my $beside = sub {
+		my ($what, $sql, $wanted) = @_;
+		my (@out, @took);
+		foreach (1 .. 5)
+		{
+			my $statement = $sql->();
+			wait_until("$name: all are in flight", sub { $go_on->(); $proxy->open('/v3/kv/range') >= 4 });
+			$asker->send($statement);
+			until ($asker->done) { $go_on->(); sleep 0.01 }
+			my $result = $asker->result;
+			push @out, $result->{out} . $result->{err};
+			push @took, $result->{elapsed};
+		}
+		is_deeply(\@out, [ ($wanted) x 5 ], "$name: $what");
+		cmp_ok(median(@took), '<', 3, "$name: $what, soon");
+		note sprintf '%s: %s after %s s', $name, $what, join ', ', map { sprintf '%.2f', $_ } @took;
+		return;
+	};
+	my $ticks = 0;
+	$beside->('etcd_try_once', sub { sprintf "SELECT etcd_try_once('/tick/$ms/%d', now())", ++$ticks }, 't');
+	$beside->(
+		'etcd_lock_break',
+		sub {
+			my $token = $holder->query("SELECT etcd_unlock_all(); SELECT etcd_lock('/broken')") =~ s/\s+//gr;
+			return "SELECT etcd_lock_break('/broken', $token)";
+		},
+		't');
+	$proxy->rules;
+	$_->kill foreach @viewers;
+	$asker->quit;
+}
+$holder->quit;
+$there->stop;
+is(status('lease'), $lease, 'slow views: the lease is the same');
 $session->quit;
 
 #
