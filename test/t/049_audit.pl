@@ -29,20 +29,28 @@ sub status
 # A put that comes when nobody waits for it any more
 #
 
+# It is looked for every 250 ms; the list of all keys, every 4 s, may happen to find it, too.
 my $put = 'request_?put.*L2xhdGUv';    # below "/late/"
-$proxy->rules({ name => 'late', path => '^/v3/kv/txn$', body => $put, do => 'delay', ms => 3000, times => 1 });
-my $giver_up = session($here);
-my $result = $giver_up->try("SET lock_timeout = '200 ms'; SELECT etcd_lock('/late')");
-is($result->{sqlstate}, '55P03', 'a put that is late: given up');
-is($proxy->hits('late'), 1, '... and on its way');
-$giver_up->quit;
-my $began = time;
-sleep 3.5;
-$other->send("SELECT etcd_lock('/late')");
-like($other->result(50)->{out}, qr/^\d+$/, 'another server gets the lock');
-cmp_ok(time - $began, '<', 40, '... long before the lease ends, or is kept alive');
-note sprintf 'a late put, TTL 5 min: found and gone after %.1f s', time - $began;
-$other->query("SELECT etcd_unlock('/late')");
+my @found;
+foreach my $attempt (1 .. 3)
+{
+	my $name = "late $attempt";
+	$proxy->rules({ name => $name, path => '^/v3/kv/txn$', body => $put, do => 'delay', ms => 3000, times => 1 });
+	my $since = $etcd->revision;
+	my $giver_up = session($here);
+	my $result = $giver_up->try("SET lock_timeout = '200 ms'; SELECT etcd_lock('/late')");
+	is($result->{sqlstate}, '55P03', 'a put that is late: given up');
+	is($proxy->hits($name), 1, '... and on its way');
+	$giver_up->quit;
+	wait_until('the key comes', sub { $etcd->key_has_come('/late/', $since) });
+	my $came = time;
+	like($other->try("SELECT etcd_lock('/late')")->{out}, qr/^\d+$/, '... another server gets the lock');
+	my $took = time - $came;
+	note sprintf 'a late put, TTL 5 min: found and gone after %.2f s', $took;
+	$other->query("SELECT etcd_unlock('/late')");
+	push @found, $took;
+}
+cmp_ok(median(@found), '<', 1, '... as soon as its key has come');
 
 #
 # Keys that are deleted by hand, while no watch tells
@@ -64,17 +72,25 @@ sub lose_one_of
 	}
 	$_->result foreach @holders;
 	is(status('keys_held'), $n, "$n names: held");
-	wait_until("$n names: all compared once", sub { status("audit_age < '3 s' AND keys_held = $n") eq 't' });
-	sleep 2.5;
-	my $at = 1 + int rand $n;
-	$began = time;
-	$etcd->delete("/held/$long/$at/");
-	wait_until("$n names: the loss is known", sub {
-			$look->query("SELECT count(*) FROM etcd_locks() WHERE lost") == 1 });
-	my $took = time - $began;
-	note sprintf 'a key of %d deleted by hand, no watch, TTL 5 min: known after %.2f s', $n, $took;
-	cmp_ok($took, '<', 20, "$n names: known long before the lease is kept alive");
-	is($look->query("SELECT name FROM etcd_locks() WHERE lost"), "/held/$long/$at", "$n names: the right one");
+	my $took = fastest(
+		2,
+		sub {
+			wait_until("$n names: all compared once", sub { status("audit_age < '3 s' AND keys_held = $n") eq 't' });
+			sleep 2.5;
+			my $at = 1 + int rand $n;
+			my $deleted = time;
+			$etcd->delete("/held/$long/$at/");
+			wait_until("$n names: the loss is known", sub {
+					$look->query("SELECT count(*) FROM etcd_locks() WHERE lost") == 1 });
+			my $took = time - $deleted;
+			note sprintf 'a key of %d deleted by hand, no watch, TTL 5 min: known after %.2f s', $n, $took;
+			is($look->query("SELECT name FROM etcd_locks() WHERE lost"), "/held/$long/$at", "$n names: the right one");
+			my $holder = $holders[ ($at - 1) % @holders ];
+			$holder->query("SELECT etcd_unlock('/held/$long/$at')");
+			like($holder->query("SELECT etcd_lock('/held/$long/$at')"), qr/^\d+$/, "$n names: it can be had again");
+			return $took;
+		});
+	cmp_ok($took, '<', 2, "$n names: known as soon as doc/monitoring.md says");
 	$_->quit foreach @holders;
 	wait_until("$n names: all released", sub { status('keys_held') == 0 });
 	return;

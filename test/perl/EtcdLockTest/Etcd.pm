@@ -383,6 +383,30 @@ sub key_count
 	return $answer->{count} // 0;
 }
 
+=item $etcd->revision, $etcd->key_has_come($prefix, $since)
+
+Its revision; whether there has been a key below a prefix since one of them, which may
+be gone again before somebody looks.
+
+=cut
+
+sub revision
+{
+	my ($self) = @_;
+	return $self->call('/v3/maintenance/status', {})->{header}{revision};
+}
+
+sub key_has_come
+{
+	my ($self, $prefix, $since) = @_;
+	my @range = prefix_range($prefix);
+	foreach my $revision ($since + 1 .. $self->revision)
+	{
+		return 1 if $self->call('/v3/kv/range', { @range, revision => $revision })->{kvs};
+	}
+	return 0;
+}
+
 =item $etcd->lock_keys
 
 The keys that stand for locks: all but the one key of each running server, and
