@@ -1,5 +1,6 @@
 # The locks that a server holds are compared with etcd's keys, and its lease is kept,
 # regardless of the TTL, of the number of locks, and of what etcd does not tell.
+# ETCD_LOCK_NAMES: so many names are held by one server at last, and what that costs is bounded.
 
 use strict;
 use warnings;
@@ -9,7 +10,8 @@ use EtcdLockTest::Proxy;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $etcd = EtcdLockTest::Etcd->new;
+my $names = $ENV{ETCD_LOCK_NAMES} // 0;
+my $etcd = EtcdLockTest::Etcd->new(args => $names ? [ '--quota-backend-bytes', 8 * 1024**3 ] : []);
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
 my $here = start_server('here', endpoints => $proxy->url, conf => <<'END');
 etcd_lock.lease_ttl = '5min'
@@ -194,5 +196,62 @@ foreach my $attempt (1 .. 5)
 	last if $kept;
 }
 ok($kept, 'one refused keepalive does not lose a lease of 2 s');
+
+#
+# Very many names, held by one server
+#
+
+SKIP:
+{
+	skip 'very many names: ETCD_LOCK_NAMES does not say how many', 4 unless $names;
+	my $sessions = 10;
+	my $max = $names + 1000;
+	my $many = start_server('many', endpoints => $etcd->endpoint, conf => <<"END");
+etcd_lock.lease_ttl = '5min'
+etcd_lock.request_timeout = '15s'
+etcd_lock.max_names = $max
+etcd_lock.max_names_per_session = $max
+END
+	my $status = session($many);
+	my $worker = worker_pid($many);
+	my $memory = memory_of($worker, 'RssAnon');
+	my @holders = map { session($many) } 1 .. $sessions;
+	my $began = time;
+	$holders[ $_ - 1 ]->send(
+		"SELECT count(etcd_lock('/very/many/' || i)) FROM generate_series($_, $names, $sessions) i")
+	  foreach 1 .. $sessions;
+	my $granted = 0;
+	$granted += $_->result(3600)->{out} || 0 foreach @holders;
+	note sprintf '%d names: locked in %.0f s', $names, time - $began;
+	is($granted, $names, "$names names: locked");
+	is($status->query('SELECT keys_held FROM etcd_lock_status()'), $names, "$names names: held");
+
+	# At most 2 s, or 1 s for each 20,000, as doc/monitoring.md has it.
+	my $bound = $names > 40_000 ? $names / 20_000 : 2;
+	my $age = sub {
+		return $status->query('SELECT EXTRACT(epoch FROM audit_age) FROM etcd_lock_status()');
+	};
+	wait_until("$names names: all compared", sub { $age->() < $bound });
+	my $oldest = fastest(
+		$bound,
+		sub {
+			my ($until, $most) = (time + 3 * $bound, 0);
+			while (time < $until)
+			{
+				my $now = $age->();
+				$most = $now if $now > $most;
+				sleep 0.2;
+			}
+			note sprintf '%d names: each compared within %.1f s', $names, $most;
+			return $most;
+		});
+	cmp_ok($oldest, '<', $bound, "$names names: each is compared in time");
+	my $each = 1024 * (memory_of($worker, 'RssAnon') - $memory) / $names;
+	note sprintf '%d names: the worker has %.0f MB of its own, %.0f bytes for each', $names,
+	  memory_of($worker, 'RssAnon') / 1024, $each;
+	cmp_ok($each, '<', 1000, "$names names: little memory for each");
+	$_->quit foreach @holders, $status;
+	$many->stop('fast');
+}
 
 finish($etcd, $here, $there);
