@@ -48,25 +48,6 @@ sub has_key
 	return scalar(my @keys = $etcd->keys('/name/'));
 }
 
-# Etcd's revision, and whether there has been a key since one of them: it may be
-# gone again before somebody looks.
-sub revision
-{
-	return $etcd->call('/v3/maintenance/status', {})->{header}{revision};
-}
-
-sub key_has_come
-{
-	my ($since) = @_;
-	my @range = EtcdLockTest::Etcd::prefix_range('/name/');
-	foreach my $revision ($since + 1 .. revision())
-	{
-		return 1
-		  if $etcd->call('/v3/kv/range', { @range, revision => $revision })->{kvs};
-	}
-	return 0;
-}
-
 sub leases
 {
 	return join ' ', map {
@@ -84,6 +65,7 @@ foreach my $case (
 	[ 'request is reset', { do => 'refuse' } ],
 	[ 'request is refused', { do => 'refuse', code => 7 } ],    # REFUSED_STREAM
 	[ 'connection is reset', { do => 'reset' } ],
+	[ 'connection takes no more requests', { do => 'goaway' } ],
 	[
 		'etcd is too busy',
 		{
@@ -131,6 +113,55 @@ $proxy->rules;
 is(leases(), $leases, 'nothing of this has cost a lease');
 is_left_clean($etcd, $here, $there);
 
+# Etcd takes no more requests on a connection, as it does before it stops: those that are in
+# flight are answered there, and nothing is sent twice.
+{
+	my $name = 'no more requests, some in flight';
+	$here->safe_psql('postgres', $_) foreach
+	  "ALTER SYSTEM SET etcd_lock.request_timeout = '8s'",
+	  'ALTER SYSTEM SET etcd_lock.keep_window = 0', 'SELECT pg_reload_conf()';
+	$other->query("SELECT etcd_lock('/waited')");
+	my ($waiter, $locker, $releaser, $viewer) = map { session($here) } 1 .. 4;
+	$releaser->query("SELECT etcd_lock('/released')");
+	$waiter->send("SELECT etcd_lock('/waited')");
+	wait_until("$name: one stands in the queue", sub { $etcd->keys('/waited/') == 2 });
+
+	$proxy->rules(
+		{ name => "$name: put", %put, do => 'delay_answer', ms => 4000 },
+		{ name => "$name: delete", path => $txn, body => 'request_?delete_?range.*L3JlbGVhc2Vk', do => 'delay_answer', ms => 4000 },
+		{ name => "$name: read", path => '^/v3/kv/range$', body => 'L3ZpZXdlZC', do => 'delay_answer', ms => 4000 });
+	my @kinds = map { "$name: $_" } qw(put delete read);
+	$locker->send($lock);
+	wait_until("$name: a put is in flight", sub { $proxy->hits($kinds[0]) });
+	$releaser->send("SELECT etcd_unlock('/released')");
+	wait_until("$name: and a delete", sub { $proxy->hits($kinds[1]) });
+	$viewer->send("SELECT count(*) = 0 FROM etcd_lock_queue('/viewed')");
+	wait_until("$name: and a read", sub { $proxy->hits($kinds[2]) });
+	$proxy->goaway;
+
+	# another connection serves at once, and is the only one in the end
+	is($second->query("SELECT etcd_lock('/new') > 0"), 't', "$name: a lock");
+	ok(!$locker->done, "$name: before those are answered");
+	my $result = $locker->result;
+	is($result->{sqlstate}, '', "$name: the lock is granted");
+	higher_token($result->{out}, $name);
+	is($releaser->result->{out}, 't', "$name: the other one released");
+	is($viewer->result->{out}, 't', "$name: the view shown");
+	is($proxy->hits($_), 1, "$_: sent once") foreach @kinds;
+	$proxy->rules;
+	$other->query("SELECT etcd_unlock('/waited')");
+	is($waiter->result->{sqlstate}, '', "$name: who waited has been told");
+	wait_until("$name: the old connection is closed", sub { $proxy->connections == 1 });
+	pass("$name: the old connection is closed");
+	$_->query('SELECT etcd_unlock_all()') foreach $waiter, $locker, $second;
+	$_->quit foreach $waiter, $locker, $releaser, $viewer;
+	$here->safe_psql('postgres', $_) foreach
+	  'ALTER SYSTEM RESET etcd_lock.request_timeout',
+	  'ALTER SYSTEM RESET etcd_lock.keep_window', 'SELECT pg_reload_conf()';
+	is(leases(), $leases, "$name: with the same lease");
+	is_left_clean($etcd, $here, $there);
+}
+
 #
 # Keys that come when nobody wants them any more
 #
@@ -142,7 +173,7 @@ foreach my $end ('lock_timeout', 'the end of the session')
 	my $name = "put comes after $end";
 	$proxy->rules({ %put, name => $name, do => 'delay', ms => 2500, times => 1 });
 	my $giver_up = session($here);
-	my $since = revision();
+	my $since = $etcd->revision;
 	if ($end eq 'lock_timeout')
 	{
 		$giver_up->query("SET lock_timeout = '200 ms'");
@@ -155,7 +186,7 @@ foreach my $end ('lock_timeout', 'the end of the session')
 		wait_until('it is sent', sub { $proxy->hits($name) });
 		$giver_up->kill;
 	}
-	wait_until('the key comes', sub { key_has_come($since) });
+	wait_until('the key comes', sub { $etcd->key_has_come('/name/', $since) });
 	my $begin = time;
 	other_gets_it($name, 3 * $keepalive + 10);
 	diag sprintf '%-50s found and deleted after %.2f s', "$name:", time - $begin;
@@ -169,14 +200,14 @@ foreach my $end ('lock_timeout', 'the end of the session')
 	{
 		$proxy->rules({ %put, name => "$name $round", do => 'delay', ms => 3000, times => 1 });
 		my $giver_up = session($here);
-		my $since = revision();
+		my $since = $etcd->revision;
 		my $worker = worker_pid($here);
 		$giver_up->send($lock);
 		wait_until('it is sent', sub { $proxy->hits("$name $round") });
 		$here->safe_psql('postgres', 'SELECT pg_terminate_backend(' . $giver_up->pid . ', 2000)');
 		kill 'TERM', $worker;
 		wait_until('there is another worker', sub { my $new = worker_pid($here); $new && $new != $worker });
-		wait_until('the key comes', sub { key_has_come($since) });
+		wait_until('the key comes', sub { $etcd->key_has_come('/name/', $since) });
 		my $begin = time;
 		other_gets_it($name, 3 * $keepalive + 10);
 		push @took, time - $begin;
@@ -195,8 +226,8 @@ foreach my $end ('lock_timeout', 'the end of the session')
 	higher_token($session->query($lock), $name);
 	$session->query($unlock);
 	wait_until('the key is deleted', sub { !has_key() });
-	my $since = revision();
-	wait_until('the key comes again', sub { key_has_come($since) });
+	my $since = $etcd->revision;
+	wait_until('the key comes again', sub { $etcd->key_has_come('/name/', $since) });
 	my $begin = time;
 	other_gets_it($name, 3 * $keepalive + 10);
 	diag sprintf '%-50s found and deleted after %.2f s', "$name:", time - $begin;
