@@ -23,6 +23,7 @@ my $patient = "etcd_lock.lease_ttl = '60s'\netcd_lock.request_timeout = '15s'\n"
 my $there = start_server('there', endpoints => $etcd->endpoint, conf => $patient);
 my $here = start_server('here', endpoints => $etcd->endpoint, conf => $patient . <<"END");
 max_connections = @{[ $WAITING + 100 ]}
+log_lock_waits = on
 etcd_lock.max_names = 12000
 END
 my $dir = PostgreSQL::Test::Utils::tempdir('pgbench');
@@ -81,12 +82,15 @@ $keeper->query("SET etcd_lock.max_names_per_session = $HELD;"
 	  . "SELECT count(etcd_lock('/held/' || i)) FROM generate_series(1, $HELD) i");
 # by and by: a thousand processes that start at once leave a small machine no time for others
 my @waiters;
+my ($most_connections, $most_descriptors) = (0, 0);
 while ((my $from = 100 * @waiters) < $WAITING)
 {
 	push @waiters, pgbench("waiters$from", "SELECT etcd_lock('/waited/' || $from + :client_id);\n",
 		'-c', 100, '-j', 1, '-t', 1);
 	wait_until("@{[ $from + 100 ]} names are waited for, $HELD held", sub {
 			sleep 0.1;
+			$most_connections = List::Util::max($most_connections, connections());
+			$most_descriptors = List::Util::max($most_descriptors, descriptors());
 			$look->query("SELECT keys_held = $HELD AND waiting = $from + 100 FROM etcd_lock_status()") eq 't' });
 }
 wait_until('... and watched', sub { $etcd->watchers >= $WAITING + 8000 });
@@ -107,6 +111,12 @@ cmp_ok($busy, '<', 2, "$HELD names held and $WAITING waited for cost the worker 
 is(connections(), 1, '... and one connection to etcd');
 is($etcd->watch_streams, 2, '... with one stream of watches from each server');
 cmp_ok(descriptors(), '<=', $descriptors + 2, '... and no descriptors');
+# Each wait has lasted longer than deadlock_timeout, and log_lock_waits asks for whom.
+wait_until('each wait is logged', sub {
+		my %waits = map { $_ => 1 } slurp_file($here->logfile) =~ m{still waiting for \S+ on etcd lock "(/waited/\d+)"}g;
+		keys %waits == $WAITING });
+is($most_connections, 1, '... nor more connections when the waits began and were logged');
+cmp_ok($most_descriptors, '<=', $descriptors + 2, '... nor descriptors');
 my $each = 1024 * (memory_of($worker, 'RssAnon') - $memory) / ($HELD + $WAITING);
 note sprintf 'the worker has %.0f bytes of its own for each name', $each;
 cmp_ok($each, '<', 1500, '... and little memory for each name');
@@ -129,8 +139,8 @@ sub told_after
 	$keeper->send('SELECT pg_sleep(3600)');
 	wait_until('the holder is busy', sub {
 			$look->query("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = " . $keeper->pid) eq 't' });
-	my $deleted = time;
 	$etcd->delete("$_/") foreach @names;
+	my $deleted = time;    # not before: the test's own request takes 40 ms
 	my $result = $keeper->result;
 	my $took = time - $deleted;
 	like($result->{err}, qr/lock "\S+" was lost/, "@names: deleted by hand, and the holder is told");
@@ -142,19 +152,25 @@ sub told_after
 }
 
 my @others = List::Util::shuffle(2 .. $HELD / 2 - 1, $HELD / 2 + 1 .. $HELD - 1);
-my @first = (1, $HELD / 2, $HELD);
+my @first = (1, $HELD / 2, $HELD);    # of the first measure
 my $together = told_after(map { "/held/$_" } splice @others, 0, 5);
 
-# Without watches, the audit would tell, which takes most of a second.
-my $median = fastest(
-	0.5,
-	sub {
-		my @took = sort { $a <=> $b } map { told_after("/held/$_") } splice(@first), splice @others, 0, 6;
-		note sprintf 'keys of %d deleted by hand: told after %.0f ms (median), %.0f ms (longest); five together: %.0f ms',
-		  $HELD, map { 1e3 * $_ } $took[ @took / 2 ], $took[-1], $together;
-		return $took[ @took / 2 ];
-	});
-cmp_ok($median, '<', 0.5, 'the watches tell it, and not the audit');
+# Without watches, the audit would tell, which takes most of a second.  The machine may be
+# busy during some measures, but not during all of them.
+my ($median_limit, $longest_limit) = (0.1, 0.3);
+my ($median, $longest);
+foreach my $attempt (1 .. 10)
+{
+	my @names = splice @first;
+	push @names, splice @others, 0, 9 - @names;
+	my @took = sort { $a <=> $b } map { told_after("/held/$_") } @names;
+	($median, $longest) = @took[ @took / 2, -1 ];
+	note sprintf 'keys of %d deleted by hand: told after %.0f ms (median), %.0f ms (longest); five together: %.0f ms',
+	  $HELD, map { 1e3 * $_ } $median, $longest, $together;
+	last if $median < $median_limit && $longest < $longest_limit;
+}
+cmp_ok($median, '<', $median_limit, 'the watches tell it, and not the audit');
+cmp_ok($longest, '<', $longest_limit, '... of each of them');
 is($look->query('SELECT count(*) FROM etcd_locks WHERE lost'), 0, 'no other lock is lost');
 $keeper->quit;
 
