@@ -135,7 +135,7 @@ delete_done(void *arg, const EtcdResponse *response)
 static void
 send(EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 {
-	LinkCallbacks callbacks = {.done = done};
+	LinkCallbacks callbacks = {.done = done,.is_urgent = true};
 
 	MyBreak->min_revision = lock_shared->highest_revision;
 	MyBreak->epoch = deadline_epoch(&lock_shared->deadline);

@@ -478,7 +478,7 @@ seek_old_leases(void)
 	EtcdOp		op = {.type = ETCD_OP_RANGE,.limit = MAX_SENTINELS};
 	char		start[KEY_LAYOUT_SIZE];
 	char		end[KEY_LAYOUT_SIZE];
-	LinkCallbacks callbacks = {.done = seek_done,.max_message = MAX_RESPONSE};
+	LinkCallbacks callbacks = {.done = seek_done,.max_message = MAX_RESPONSE,.is_urgent = true};
 
 	op.range.key = start;
 	op.range.key_len = key_layout_sentinels(start, etcd_lock_namespace);
@@ -829,7 +829,7 @@ close_sentinel_watch(void)
 bool
 lease_read_messages(void)
 {
-	static const LinkCallbacks callbacks = {.done = messages_read,.max_message = MAX_RESPONSE};
+	static const LinkCallbacks callbacks = {.done = messages_read,.max_message = MAX_RESPONSE,.is_urgent = true};
 	EtcdOp		op = {.type = ETCD_OP_RANGE,.limit = MAX_MESSAGES};
 	char		end[KEY_LAYOUT_SIZE];
 	char		start[KEY_LAYOUT_SIZE];

@@ -130,7 +130,7 @@ refused(const EtcdResponse *response, const EtcdError *error)
 static void
 send(EtcdMessage message, void (*done) (void *arg, const EtcdResponse *response))
 {
-	LinkCallbacks callbacks = {.done = done};
+	LinkCallbacks callbacks = {.done = done,.is_urgent = true};
 
 	MyTickLease->busy = link_call(LINK_SIDE, message, etcd_lock_request_timeout,
 								  &callbacks, NULL) != NULL;
