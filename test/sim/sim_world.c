@@ -57,6 +57,7 @@ sim_setting(const char *name)
 		{"etcd_lock.request_timeout", plan->request_timeout},
 		{"etcd_lock.synchronous_release", plan->synchronous_release},
 		{"synchronous_commit", plan->synchronous_commit},
+		{"deadlock_timeout", plan->deadlock_timeout},
 		{"etcd_lock.max_names", 32}
 	};
 

@@ -843,6 +843,7 @@ pg_process_init(SimProc *proc)
 	MyProc->lxid = InvalidLocalTransactionId;
 	MyProc->databaseId = MyDatabaseId;
 	MyProc->roleId = 10 + proc->procno % 3;	/* turns of roles */
+	DeadlockTimeout = atoi(sim_setting("deadlock_timeout"));
 	MyLatch = &MyProc->procLatch;
 	MyLatch->is_set = false;
 	MyLatch->owner_pid = proc->pid;
