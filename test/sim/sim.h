@@ -55,6 +55,9 @@ extern bool sim_block(int64_t until);
 /* Others may run here.  True: they did. */
 extern bool sim_step(void);
 
+/* The process does not run for so long, whatever comes. */
+extern void sim_stop_for(int64_t delay);
+
 /* Signals that have come since: bits by their numbers. */
 extern uint32_t sim_take_signals(void);
 extern void sim_exit(int code) __attribute__((noreturn));

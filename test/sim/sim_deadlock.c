@@ -29,7 +29,7 @@
 #define LIMIT			(15 * SIM_SECOND)
 #define LIMIT_FAULTS	(25 * SIM_SECOND)
 
-/* A wait that was ended is over by then. */
+/* A wait that was ended is over by then, and others may begin before. */
 #define ENDING			(100 * SIM_MS)
 
 #define MAX_HOLDS		4000
@@ -161,7 +161,8 @@ make_edges(void)
 	}
 	for (int i = 0; i < nnodes; i++)
 	{
-		if (ended_at[i] != 0 && sim_now() - ended_at[i] < ENDING)
+		if (ended_at[i] != 0 && sim_now() - ended_at[i] < ENDING &&
+			sim_waits_since(&sim_servers[i / stride].procs[i % stride]) <= ended_at[i])
 			clear(edge[i]);
 	}
 }

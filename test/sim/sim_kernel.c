@@ -658,6 +658,15 @@ sim_block(int64_t until)
 	return self->woken;
 }
 
+void
+sim_stop_for(int64_t delay)
+{
+	if (goes_on_at(now + delay))
+		return;
+	let_run(sim_self, now + delay);
+	back_to_kernel();
+}
+
 bool
 sim_step(void)
 {
@@ -668,10 +677,7 @@ sim_step(void)
 	delay = sim_random_between(&sim_rand, 0, 20);
 	if (sim_random_one_in(&sim_rand, 400))
 		delay = sim_random_between(&sim_rand, 0, 5000);
-	if (goes_on_at(now + delay))
-		return true;
-	let_run(sim_self, now + delay);
-	back_to_kernel();
+	sim_stop_for(delay);
 	return true;
 }
 

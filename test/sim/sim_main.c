@@ -93,6 +93,7 @@ typedef struct Options
 	int			one_endpoint;
 	int			net_delay;
 	int			lease_ttl;
+	int			commit_guard;
 	bool		fair;
 } Options;
 
@@ -130,6 +131,8 @@ make_plan(SimPlan *plan, uint64_t seed, const Options *options)
 		plan->net_delay = options->net_delay;
 	if (options->lease_ttl > 0)
 		plan->lease_ttl = options->lease_ttl;
+	if (options->commit_guard >= 0)
+		plan->commit_guard = options->commit_guard;
 }
 
 /* What a run has come to; it is made in a process of its own, which may crash. */
@@ -185,11 +188,11 @@ plan_text(const SimPlan *plan)
 
 	snprintf(text, sizeof(text), "--seed %" PRIu64 " --seconds %" PRId64
 			 " --servers %d --sessions %d --names %d --foreign %d --faults %s --max-faults %d --crossed %d"
-			 " --modes %d --busy %d --hasty %d --one-endpoint %d --net-delay %d --lease-ttl %d",
+			 " --modes %d --busy %d --hasty %d --one-endpoint %d --net-delay %d --lease-ttl %d --commit-guard %d",
 			 plan->seed, plan->seconds, plan->nservers, plan->nsessions, plan->nnames,
 			 plan->nforeign, faults_text(plan->faults), plan->max_faults,
 			 plan->crossed, plan->modes, plan->busy, plan->hasty, plan->one_endpoint,
-			 plan->net_delay, plan->lease_ttl);
+			 plan->net_delay, plan->lease_ttl, plan->commit_guard);
 	return text;
 }
 
@@ -285,7 +288,8 @@ usage(void)
 			"  --hasty 0|1     likewise, with --crossed 1: waits end soon, and begin anew\n"
 			"  --one-endpoint 0|1  likewise: each server knows one member only\n"
 			"  --net-delay N   likewise: microseconds that a message takes, at most as a rule\n"
-			"  --lease-ttl N   likewise\n",
+			"  --lease-ttl N   likewise\n"
+			"  --commit-guard 0|1|2  likewise: off, on, etcd\n",
 			faults_text(SIM_ALL_FAULTS));
 	exit(2);
 }
@@ -312,6 +316,7 @@ main(int argc, char **argv)
 		{"hasty", required_argument, NULL, 11},
 		{"one-endpoint", required_argument, NULL, 12},
 		{"net-delay", required_argument, NULL, 13},
+		{"commit-guard", required_argument, NULL, 14},
 		{"quiet", no_argument, NULL, 'q'},
 		{"minimise", no_argument, NULL, 'm'},
 		{"until-found", no_argument, NULL, 'u'},
@@ -319,7 +324,7 @@ main(int argc, char **argv)
 		{NULL, 0, NULL, 0}
 	};
 	Options		options = {.seconds = -1,.nforeign = -1,.faults = -1,.max_faults = -1,.crossed = -1,
-	.modes = -1,.busy = -1,.hasty = -1,.one_endpoint = -1};
+	.modes = -1,.busy = -1,.hasty = -1,.one_endpoint = -1,.commit_guard = -1};
 	uint64_t	seed = (uint64_t) time(NULL) * 1000;
 	int64_t		runs = 1;
 	double		limit = 0;
@@ -404,6 +409,9 @@ main(int argc, char **argv)
 				break;
 			case 13:
 				options.net_delay = atoi(optarg);
+				break;
+			case 14:
+				options.commit_guard = atoi(optarg);
 				break;
 			default:
 				usage();

@@ -912,6 +912,8 @@ sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 	}
 	plan->busy = sim_random_one_in(&latest, 4);
 	plan->hasty = plan->crossed && sim_random_one_in(&latest, 3);
+	if (sim_random_one_in(&latest, 12))
+		plan->commit_guard = 0;
 }
 
 /* The settings' defaults, and nothing fails. */

@@ -312,13 +312,27 @@ ProcessInterrupts(void)
 	}
 }
 
-/* The system's own, as the extension calls it. */
+/* The system's own, as the extension calls it: the sender may be stopped on either side of it. */
 int
 kill(pid_t pid, int sig)
 {
-	sim_signal(pid, sig);
-	pg_step();
+	for (int i = 0; i < 2; i++)
+	{
+		if (sim_random_number() % 4 == 0)
+			sim_stop_for((int64) (sim_random_number() % 3000));
+		if (i == 0)
+			sim_signal(pid, sig);
+	}
+	pg_deliver();
 	return 0;
+}
+
+/* Likewise: signals are delivered when a system call returns. */
+pid_t
+getppid(void)
+{
+	pg_deliver();
+	return 1;
 }
 
 /* ----------------------------------------------------------------
@@ -382,6 +396,13 @@ pg_pause(int64_t microseconds)
 		(void) sim_block(Min(until, pg_next_timer()));
 		pg_deliver();
 	}
+}
+
+/* Others go on meanwhile. */
+void
+pg_usleep(long microsec)
+{
+	pg_pause(microsec);
 }
 
 /* ----------------------------------------------------------------
