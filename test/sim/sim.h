@@ -86,6 +86,9 @@ extern int	sim_boot(void);
  */
 extern void sim_committed(bool changes, int lost, bool guarded);
 
+/* Likewise a part of it, on another server. */
+extern void sim_committed_elsewhere(int lost, bool guarded);
+
 /* A transaction is about to commit: what does the session believe to have? */
 extern void sim_commit_begins(void);
 

@@ -67,6 +67,7 @@ typedef struct Broken
 /* What a session believed to have when its transaction began to commit. */
 typedef struct Commit
 {
+	int64_t		began_at;
 	int			n;
 	Note		notes[MAX_COMMIT];
 	bool		absent;			/* etcd had no key for one of them any more */
@@ -389,6 +390,7 @@ sim_check_commit_begins(SimProc *proc)
 {
 	Commit	   *commit = &commits[proc->server->number - 1][proc->procno];
 
+	commit->began_at = sim_now();
 	commit->n = 0;
 	commit->absent = false;
 	for (int i = 0; i < nnotes; i++)
@@ -401,6 +403,30 @@ sim_check_commit_begins(SimProc *proc)
 	}
 }
 
+/* Was it stopped, or its server's clock moved, since it began to commit? */
+static bool
+stood_still(const SimProc *proc)
+{
+	int64_t		began_at = commits[proc->server->number - 1][proc->procno].began_at;
+
+	return proc->held_up_until > began_at || proc->server->clock_moved_at >= began_at;
+}
+
+/* Then a signal may come when a commit has waited for its sender for long enough. */
+bool
+sim_check_sender_stood_still(const SimProc *proc)
+{
+	const SimServer *server = proc->server;
+	int64_t		began_at = commits[server->number - 1][proc->procno].began_at;
+
+	for (int i = 0; i < server->nprocs; i++)
+	{
+		if (server->procs[i].held_up_until > began_at)
+			return true;
+	}
+	return false;
+}
+
 /*
  * A change has been committed.  Nobody has got a lock of the session's meanwhile:
  * the margin is for the time from the guard's look on, unless the process stood still.
@@ -409,9 +435,7 @@ void
 sim_check_committed(SimProc *proc)
 {
 	Commit	   *commit = &commits[proc->server->number - 1][proc->procno];
-	bool		stands_still = (sim_plan.faults & FAULT_CLOCK) ||
-		((sim_plan.faults & FAULT_PAUSE) && sim_plan.pause_long);
-	bool		excused = stands_still || gives_up_at_once(proc);
+	bool		excused = stood_still(proc) || gives_up_at_once(proc);
 
 	if (commit->n > 0 && commit->absent && sim_plan.commit_guard == 2)
 		sim_violation("%s has committed a change, though etcd had no key for its lock",
@@ -429,7 +453,6 @@ sim_check_committed(SimProc *proc)
 							  sim_names[note->name]);
 		}
 	}
-	commit->n = 0;
 }
 
 /* Nobody is kept waiting for long by what he gives up. */

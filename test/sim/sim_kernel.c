@@ -558,6 +558,7 @@ run_proc(const Event *event)
 		proc->frozen_until : proc->server->frozen_until;
 	if (frozen > now)
 	{
+		proc->held_up_until = frozen;
 		let_run(proc, frozen);
 		return;
 	}

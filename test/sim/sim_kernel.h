@@ -46,6 +46,7 @@ struct SimProc
 	bool		woken;
 	uint64_t	run;			/* number of the event that lets it run */
 	int64_t		frozen_until;
+	int64_t		held_up_until;	/* by that: it would have run before */
 	const void *waits_on;		/* an LWLock */
 	uint32_t	signals;
 
@@ -72,6 +73,7 @@ struct SimServer
 	/* clocks: base + true time * rate + offset */
 	int64_t		base[3];
 	double		rate[3];
+	int64_t		clock_moved_at;	/* one that leases count on */
 
 	void	   *shmem;
 	void	   *locks;			/* sim_lockmgr.c */

@@ -103,7 +103,8 @@ sim_commit_begins(void)
 bool
 sim_may_interrupt(void)
 {
-	return (sim_plan.faults & (FAULT_CANCEL | FAULT_SHUTDOWN)) != 0;
+	return (sim_plan.faults & (FAULT_CANCEL | FAULT_SHUTDOWN)) != 0 ||
+		sim_check_sender_stood_still(sim_self);
 }
 
 void
@@ -118,14 +119,27 @@ sim_wrong(const char *what)
 	sim_violation("%s: %s", sim_proc_name(sim_self), what);
 }
 
-void
-sim_committed(bool changes, int lost, bool guarded)
+static void
+check_committed(bool changes, int lost, bool guarded)
 {
-	sim_counts.guarded += changes && guarded;
 	if (changes && guarded && sim_plan.commit_guard != 0)
 		sim_check_committed(sim_self);
 	if (changes && lost > 0 && sim_plan.commit_guard != 0)
 		sim_violation("%s has committed a change after it had lost a lock", sim_proc_name(sim_self));
+}
+
+/* By another module, before the commit here. */
+void
+sim_committed_elsewhere(int lost, bool guarded)
+{
+	check_committed(true, lost, guarded);
+}
+
+void
+sim_committed(bool changes, int lost, bool guarded)
+{
+	sim_counts.guarded += changes && guarded;
+	check_committed(changes, lost, guarded);
 }
 
 /* ----------------------------------------------------------------
@@ -613,8 +627,11 @@ move_clock(void)
 {
 	SimServer  *server = any_server();
 	int64_t		by = duration();
+	int			kind = below(4);
 
-	switch (below(4))
+	if (kind == 0 || kind == 2)
+		server->clock_moved_at = sim_now();
+	switch (kind)
 	{
 		case 0:					/* suspend: one of the clocks stands still */
 			sim_trace("== server %d is suspended for %.3f ms", server->number, (double) by / 1000);

@@ -137,6 +137,7 @@ extern bool sim_check_any(int which, int *name, int64_t *token);
 extern void sim_check_broken(int name, int64_t token);
 extern void sim_check_commit_begins(SimProc *proc);
 extern void sim_check_committed(SimProc *proc);
+extern bool sim_check_sender_stood_still(const SimProc *proc);	/* to this one */
 extern void sim_check_breaking(int name, int64_t token);
 extern void sim_check_unlock(SimProc *proc, int64_t since);
 extern bool sim_check_lossless(void);	/* no fault is such that a lock may be lost */
