@@ -38,6 +38,8 @@
 
 static const SimCommand *running;
 static SimResult *into;
+#define GATE_COMMITTING		0x80000000U /* as loss_signal.c has it */
+
 static int	lost_before;		/* of a command that commits, when it began */
 
 static void
@@ -214,6 +216,15 @@ run_transaction_statement(TransactionStmtKind kind)
 	run_utility((Node *) &statement);
 }
 
+/* A commit has them held back, until it has ended in whichever way. */
+static void
+check_signals_come(void)
+{
+	if (!pg_in_transaction() &&
+		(pg_atomic_read_u32(&lock_table_proc(MyProc->pgprocno)->inbox.gate) & GATE_COMMITTING) != 0)
+		sim_wrong("signals are held back outside of a transaction");
+}
+
 /*
  * All that may throw goes through here.  What a statement leaves behind when it
  * fails is postgres.c's business.
@@ -239,6 +250,7 @@ guarded(void (*fn) (void *arg), void *arg, SimResult *result)
 		pg_abort_transaction();
 		FlushErrorState();
 		MemoryContextReset(MessageContext);
+		check_signals_come();
 		RESUME_INTERRUPTS();
 		pg_doing_command_read = true;
 		pg_result = NULL;
@@ -256,6 +268,7 @@ guarded(void (*fn) (void *arg), void *arg, SimResult *result)
 	pg_doing_command_read = true;
 	PG_exception_stack = outer;
 	pg_result = NULL;
+	check_signals_come();
 	result->ok = true;
 }
 
@@ -264,6 +277,32 @@ finish_command(void)
 {
 	if (!pg_in_block())
 		pg_commit_transaction();
+}
+
+static void
+run_query(QueryDesc *desc)
+{
+	if (ExecutorStart_hook)
+		ExecutorStart_hook(desc, 0);
+	else
+		standard_ExecutorStart(desc, 0);
+	if (ExecutorRun_hook)
+		ExecutorRun_hook(desc, ForwardScanDirection, 0, true);
+	else
+		standard_ExecutorRun(desc, ForwardScanDirection, 0, true);
+}
+
+void
+pg_run_update(void)
+{
+	static const SimCommand update = {.statement = SIM_UPDATE};
+	PlannedStmt pstmt = {.type = T_PlannedStmt,.commandType = CMD_UPDATE};
+	QueryDesc	desc = {.operation = CMD_UPDATE,.plannedstmt = &pstmt};
+	const SimCommand *outer = running;
+
+	running = &update;
+	run_query(&desc);
+	running = outer;
 }
 
 static void
@@ -293,14 +332,7 @@ do_execute(void *arg)
 	if (running->statement == SIM_ROW_LOCK)
 		marks = list_make1_int(1);
 	pstmt.rowMarks = marks;
-	if (ExecutorStart_hook)
-		ExecutorStart_hook(&desc, 0);
-	else
-		standard_ExecutorStart(&desc, 0);
-	if (ExecutorRun_hook)
-		ExecutorRun_hook(&desc, ForwardScanDirection, 0, true);
-	else
-		standard_ExecutorRun(&desc, ForwardScanDirection, 0, true);
+	run_query(&desc);
 	if (running->keep_portal)
 		CurrentResourceOwner = CurTransactionResourceOwner;
 	else
@@ -416,6 +448,7 @@ do_discard_all(void *arg)
 	pg_start_transaction(false);
 	run_utility((Node *) &statement);
 	pg_locks_release_session();
+	pg_gave_up_all();
 	finish_command();
 }
 
@@ -449,8 +482,7 @@ do_commit_prepared(void *arg)
 {
 	pg_start_transaction(false);
 	lost_before = pg_lost_holds();
-	if (pg_any_hold())
-		sim_commit_begins();
+	sim_commit_begins();
 	run_transaction_statement(TRANS_STMT_COMMIT_PREPARED);
 	finish_command();
 }

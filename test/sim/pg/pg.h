@@ -66,12 +66,17 @@ extern bool pg_commits_are_flushed(void);	/* this session's */
 extern void pg_assign_xid(void);
 extern void pg_change_elsewhere(void);	/* by a statement, without a transaction id */
 extern bool pg_is_past_commit(void);
+extern void pg_gave_up_all(void);	/* this transaction, its session's locks */
+extern void pg_load_module(void);	/* another one than ours */
 extern void pg_before_unlock(void);	/* of a session's locks, by whatever function */
 extern void pg_after_unlock(void);
 extern ResourceOwner pg_open_portal(void);
 extern void pg_close_portal(ResourceOwner portal);
 
-/* backend.c: of this session, in the shared table, but no longer valid */
+/* backend.c */
+extern void pg_run_update(void);	/* as another module's statement */
+
+/* of this session, in the shared table, but no longer valid */
 extern int	pg_lost_holds(void);
 extern bool pg_any_hold(void);	/* does this session have any lock? */
 

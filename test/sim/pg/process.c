@@ -319,7 +319,7 @@ kill(pid_t pid, int sig)
 	for (int i = 0; i < 2; i++)
 	{
 		if (sim_random_number() % 4 == 0)
-			sim_stop_for((int64) (sim_random_number() % 3000));
+			sim_stop_for((int64) (sim_random_number() % 20000));
 		if (i == 0)
 			sim_signal(pid, sig);
 	}
@@ -877,6 +877,8 @@ pg_process_init(SimProc *proc)
 	RegisterTimeout(LOCK_TIMEOUT, handle_lock_timeout);
 	on_shmem_exit(end_proc, (Datum) 0);
 	before_shmem_exit(end_transaction, (Datum) 0);
+	if (proc->kind == SIM_SESSION)
+		pg_load_module();
 }
 
 /* ---- the background worker's surroundings ---- */

@@ -56,6 +56,8 @@ static TransactionId xid = InvalidTransactionId;
 static bool changed_elsewhere = false;
 static int	unlocked_lost = 0;		/* locks, behind changes */
 static int	lost_before_unlock;
+static int	lost_at_commit;		/* when it began */
+static bool gave_up_all = false;	/* DISCARD ALL: there are only its records yet */
 static bool past_commit = false;
 static Subxact *subxact = NULL;
 static SubTransactionId next_subid = 2;
@@ -66,13 +68,14 @@ static XLogRecPtr written = 1000;
 
 typedef struct XactItem
 {
-	XactCallback callback;
+	struct XactItem *next;
+	XactCallback callback;		/* NULL: not in use */
 	void	   *arg;
 } XactItem;
 
-/* Newest first. */
-static XactItem xact_callbacks[MAX_CALLBACKS];
-static int	nxact_callbacks = 0;
+static XactItem xact_items[MAX_CALLBACKS];
+static XactItem *xact_callbacks = NULL; /* newest first */
+static XactItem *called_next = NULL;	/* while they are called */
 
 static struct
 {
@@ -96,23 +99,35 @@ static int	nrelease_callbacks = 0;
 void
 RegisterXactCallback(XactCallback callback, void *arg)
 {
-	memmove(&xact_callbacks[1], &xact_callbacks[0], nxact_callbacks * sizeof(XactItem));
-	xact_callbacks[0] = (XactItem) {callback, arg};
-	nxact_callbacks++;
+	XactItem   *item = xact_items;
+
+	while (item->callback != NULL)
+	{
+		if (++item == xact_items + MAX_CALLBACKS)
+			elog(PANIC, "too many callbacks");
+	}
+	*item = (XactItem) {xact_callbacks, callback, arg};
+	xact_callbacks = item;
 }
 
 void
 UnregisterXactCallback(XactCallback callback, void *arg)
 {
-	for (int i = 0; i < nxact_callbacks; i++)
+	for (XactItem **link = &xact_callbacks; *link != NULL; link = &(*link)->next)
 	{
-		if (xact_callbacks[i].callback == callback && xact_callbacks[i].arg == arg)
+		XactItem   *item = *link;
+
+		if (item->callback != callback || item->arg != arg)
+			continue;
+		/* it is freed, and the next one to be called was read before */
+		if (item == called_next)
 		{
-			nxact_callbacks--;
-			memmove(&xact_callbacks[i], &xact_callbacks[i + 1],
-					(nxact_callbacks - i) * sizeof(XactItem));
-			break;
+			sim_wrong("a callback is unregistered when its turn comes next");
+			called_next = item->next;
 		}
+		*link = item->next;
+		item->callback = NULL;
+		break;
 	}
 }
 
@@ -143,16 +158,15 @@ RegisterResourceReleaseCallback(ResourceReleaseCallback callback, void *arg)
 	release_callbacks[nrelease_callbacks++].arg = arg;
 }
 
+/* As CallXactCallbacks(): a callback may unregister itself, and register others. */
 static void
 call_xact(XactEvent event)
 {
-	XactItem	items[MAX_CALLBACKS];
-	int			n = nxact_callbacks;
-
-	/* a callback may register others */
-	memcpy(items, xact_callbacks, sizeof(items));
-	for (int i = 0; i < n; i++)
-		items[i].callback(event, items[i].arg);
+	for (XactItem *item = xact_callbacks; item != NULL; item = called_next)
+	{
+		called_next = item->next;
+		item->callback(event, item->arg);
+	}
 }
 
 static void
@@ -322,16 +336,90 @@ pg_assign_xid(void)
 	written++;
 }
 
-void
-pg_change_elsewhere(void)
-{
-	changed_elsewhere = true;
-}
-
 static bool
 has_changes(void)
 {
 	return TransactionIdIsValid(xid) || changed_elsewhere;
+}
+
+void
+pg_gave_up_all(void)
+{
+	gave_up_all = true;
+}
+
+/* Does the session have a lock, for what it commits? */
+static bool
+is_guarded(void)
+{
+	return pg_any_hold() && !gave_up_all;
+}
+
+/* ----------------------------------------------------------------
+ *		Other modules
+ * ----------------------------------------------------------------
+ */
+
+static void
+refused_by_module(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("another module refuses the commit")));
+}
+
+/* As postgres_fdw's: commits elsewhere before the commit here. */
+static void
+foreign_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT || !changed_elsewhere)
+		return;
+	pg_pause(100 + (int64) (sim_random_number() % 2000));
+	if (sim_random_number() % 20 == 0)
+		refused_by_module();
+	sim_committed_elsewhere(lost_at_commit, is_guarded());
+}
+
+/* It is there from the session's beginning, and does at times what a module may do. */
+static void
+module_callback(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_PRE_COMMIT && event != XACT_EVENT_PRE_PREPARE)
+		return;
+	switch (sim_random_number() % 64)
+	{
+		case 0:
+			refused_by_module();
+			break;
+		case 1:
+			/* one that has only read so far has passed the guard as such */
+			if (has_changes())
+				pg_run_update();
+			break;
+		case 2:
+			CHECK_FOR_INTERRUPTS();
+			break;
+	}
+}
+
+/* Not every session has it. */
+void
+pg_load_module(void)
+{
+	if (sim_random_number() % 2 == 0)
+		RegisterXactCallback(module_callback, NULL);
+}
+
+/* postgres_fdw registers its callback when it is needed for the first time. */
+void
+pg_change_elsewhere(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(foreign_callback, NULL);
+	registered = true;
+	changed_elsewhere = true;
 }
 
 bool
@@ -424,6 +512,7 @@ pg_start_transaction(bool block)
 	xid = InvalidTransactionId;
 	changed_elsewhere = false;
 	unlocked_lost = 0;
+	gave_up_all = false;
 	MyXactFlags = 0;
 	MyProc->lxid = next_lxid++;
 	MyProc->fpVXIDLock = true;
@@ -516,8 +605,8 @@ static void
 wait_for_standby(void)
 {
 	pg_pause(1000 + (int64) (sim_random_number() % 20000));
-	if (QueryCancelPending && !sim_may_interrupt())
-		sim_wrong("a commit's wait for its standby is cancelled");
+	if ((QueryCancelPending || ProcDiePending) && !sim_may_interrupt())
+		sim_wrong("a commit's wait for its standby is interrupted");
 }
 
 /* synchronous_commit = off leaves the flush to the WAL writer. */
@@ -546,21 +635,19 @@ static void
 end_transaction(XactEvent before, XactEvent after)
 {
 	bool		writes;
-	int			lost;
 
 	while (subxact != NULL)
 		commit_subxact();
 	CurrentResourceOwner = TopTransactionResourceOwner;
-	lost = pg_lost_holds() + unlocked_lost;
-	if (pg_any_hold())
-		sim_commit_begins();
+	lost_at_commit = pg_lost_holds() + unlocked_lost;
+	sim_commit_begins();
 	call_xact(before);
 	writes = TransactionIdIsValid(xid);
 	HOLD_INTERRUPTS();
 	past_commit = true;
 	if (writes)
 		write_commit(after == XACT_EVENT_PREPARE);
-	sim_committed(has_changes(), lost, pg_any_hold());
+	sim_committed(has_changes(), lost_at_commit, is_guarded());
 	MyProc->lxid = InvalidLocalTransactionId;	/* ProcArrayEndTransaction() */
 	pg_step();
 	call_xact(after);
@@ -586,7 +673,7 @@ void
 pg_commit_prepared(int lost)
 {
 	HOLD_INTERRUPTS();
-	write_commit(false);
+	write_commit(true);			/* whatever synchronous_commit is */
 	sim_committed(true, lost, pg_any_hold());
 	RESUME_INTERRUPTS();
 }
