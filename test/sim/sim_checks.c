@@ -41,6 +41,9 @@
 /* Within this time all is well again behind faults of some kinds. */
 #define RECOVERY	(5 * SIM_SECOND)
 
+/* Most that a release may take. */
+#define RELEASE		(3 * SIM_SECOND)
+
 /* Longest that who waits may have to, once there are no faults. */
 #define PATIENCE	(30 * SIM_SECOND)
 
@@ -455,14 +458,21 @@ sim_check_committed(SimProc *proc)
 	}
 }
 
-/* Nobody is kept waiting for long by what he gives up. */
+/*
+ * Nobody is kept waiting for long by what he gives up.  A guard that asks etcd waits for
+ * its answer before that.
+ */
 void
-sim_check_unlock(SimProc *proc, int64_t since)
+sim_check_release(SimProc *proc, const char *what, int64_t since)
 {
+	int64_t		limit = RELEASE;
+
+	if (sim_plan.commit_guard == 2)
+		limit += sim_plan.request_timeout * SIM_MS;
 	if ((sim_plan.faults & (FAULT_PAUSE | FAULT_CLOCK | FAULT_MEMBERS)) == 0 &&
-		sim_now() - since > 3 * SIM_SECOND)
-		sim_violation("%s has waited for %.1f s until a lock was released",
-					  sim_proc_name(proc), (double) (sim_now() - since) / SIM_SECOND);
+		sim_now() - since > limit)
+		sim_violation("%s has waited for %.1f s in %s until its locks were released",
+					  sim_proc_name(proc), (double) (sim_now() - since) / SIM_SECOND, what);
 }
 
 bool

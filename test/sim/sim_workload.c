@@ -196,6 +196,7 @@ statement(SimProc *proc, void (*fn) (SimResult *result), const char *what)
 
 	begin_doing(proc, what, NULL);
 	fn(&result);
+	sim_check_release(proc, what, doing_of(proc)->since);
 	end_doing(proc, &result);
 }
 
@@ -220,7 +221,7 @@ call(SimProc *proc, const char *function, int name, SimCommand command, SimResul
 	doing_of(proc)->name = name;
 	proc->image->execute(&command, result);
 	if (strncmp(doing_of(proc)->what, "unlock", 6) == 0)
-		sim_check_unlock(proc, doing_of(proc)->since);
+		sim_check_release(proc, doing_of(proc)->what, doing_of(proc)->since);
 	end_doing(proc, result);
 	return result->ok;
 }
@@ -317,6 +318,7 @@ commit(SimProc *proc)
 
 	begin_doing(proc, "commit", NULL);
 	proc->image->commit(&result);
+	sim_check_release(proc, "commit", doing_of(proc)->since);
 	end_doing(proc, &result);
 	if (result.ok)
 		sim_counts.commits++;
@@ -390,6 +392,7 @@ discard_all(SimProc *proc)
 
 	begin_doing(proc, "discard all", NULL);
 	proc->image->discard_all(&result);
+	sim_check_release(proc, "discard all", doing_of(proc)->since);
 	end_doing(proc, &result);
 	for (int name = 0; result.ok && name < SIM_MAX_NAMES; name++)
 	{

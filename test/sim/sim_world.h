@@ -139,7 +139,7 @@ extern void sim_check_commit_begins(SimProc *proc);
 extern void sim_check_committed(SimProc *proc);
 extern bool sim_check_sender_stood_still(const SimProc *proc);	/* to this one */
 extern void sim_check_breaking(int name, int64_t token);
-extern void sim_check_unlock(SimProc *proc, int64_t since);
+extern void sim_check_release(SimProc *proc, const char *what, int64_t since);
 extern bool sim_check_lossless(void);	/* no fault is such that a lock may be lost */
 extern void sim_check_went_down(SimServer *server, bool same_boot);
 extern void sim_check_refused(SimProc *proc, int name, int64_t since);
