@@ -41,11 +41,18 @@
 /* Within this time all is well again behind faults of some kinds. */
 #define RECOVERY	(5 * SIM_SECOND)
 
+/* By so much a call may take longer than its own limit. */
+#define MARGIN			SIM_SECOND
+
 /* Most that a release may take. */
 #define RELEASE		(3 * SIM_SECOND)
 
-/* Longest that who waits may have to, once there are no faults. */
+/*
+ * Longest that who waits may have to, once there are no faults; and if he may wait behind
+ * one deadlock after the other.
+ */
 #define PATIENCE	(30 * SIM_SECOND)
+#define PATIENCE_CROSSED	(60 * SIM_SECOND)
 
 typedef struct Note
 {
@@ -1001,12 +1008,18 @@ sim_check_served(void)
 	}
 }
 
-/* Who can be served is served in time, once there are no faults. */
-static void
-check_waits(void)
+/*
+ * Who can be served is served in time, once there are no faults.  A foreign client waits
+ * for names below its own, too, and a cycle through it is found by nobody.
+ */
+void
+sim_check_waits(void)
 {
 	int64_t		now = sim_now();
+	int64_t		limit = sim_plan.crossed ? PATIENCE_CROSSED : PATIENCE;
 
+	if (sim_plan.crossed && sim_plan.nforeign > 0)
+		return;
 	for (int s = 0; s < sim_nservers; s++)
 	{
 		for (int p = 1; p < sim_servers[s].nprocs; p++)
@@ -1014,12 +1027,25 @@ check_waits(void)
 			const SimProc *proc = &sim_servers[s].procs[p];
 			int64_t		since = proc->alive ? sim_waits_since(proc) : 0;
 
-			if (since != 0 && now - since > PATIENCE && now - sim_faults_over_at > PATIENCE)
+			if (since != 0 && now - since > limit && now - sim_faults_over_at > limit)
 				sim_violation("%s has been in %s for %d s, without faults",
 							  sim_proc_name(proc), sim_waits_for(proc),
 							  (int) ((now - since) / SIM_SECOND));
 		}
 	}
+}
+
+/* A call ends by its own limit (0: it has none), unless something that fails delays it. */
+void
+sim_check_limit(const SimProc *proc, int64_t since, int64_t limit)
+{
+	bool		calm = sim_plan.faults == 0 ||
+		(sim_faults_over_at != 0 && since > sim_faults_over_at + 2 * RECOVERY);
+
+	if (limit != 0 && calm && sim_now() - since > limit + MARGIN)
+		sim_violation("%s has been in %s for %.3f s, which should end after %.3f s",
+					  sim_proc_name(proc), sim_waits_for(proc),
+					  (double) (sim_now() - since) / SIM_SECOND, (double) limit / SIM_SECOND);
 }
 
 static void
@@ -1053,7 +1079,7 @@ sim_check_end(void)
 {
 	EtcdKeyValue kv;
 
-	check_waits();
+	sim_check_waits();
 	check_quiet();
 	check_all_claimed();
 	check_refused_ticks();

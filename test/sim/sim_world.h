@@ -15,6 +15,8 @@
 #define SIM_MAX_NAMES		11
 #define SIM_TICK_NAME		(SIM_MAX_NAMES - 1) /* for ticks alone */
 #define SIM_TICK			(5 * SIM_SECOND)	/* from one tick to the next */
+#define SIM_TRY				(3 * SIM_SECOND)	/* that a try may take until others
+												 * give up what they keep */
 
 /* Kinds of faults; a run has some of them. */
 typedef enum SimFault
@@ -139,6 +141,8 @@ extern void sim_check_commit_begins(SimProc *proc);
 extern void sim_check_committed(SimProc *proc);
 extern bool sim_check_sender_stood_still(const SimProc *proc);	/* to this one */
 extern void sim_check_breaking(int name, int64_t token);
+extern void sim_check_limit(const SimProc *proc, int64_t since, int64_t limit);
+extern void sim_check_waits(void);	/* to be called now and then */
 extern void sim_check_release(SimProc *proc, const char *what, int64_t since);
 extern bool sim_check_lossless(void);	/* no fault is such that a lock may be lost */
 extern void sim_check_went_down(SimServer *server, bool same_boot);
