@@ -97,8 +97,9 @@ struct SimImage
 	void		(*rollback_to) (SimResult *result);
 	void		(*release) (SimResult *result);
 	void		(*discard_all) (SimResult *result);
-	void		(*prepare) (SimResult *result); /* TRANSACTION */
-	void		(*commit_prepared) (SimResult *result);
+	void		(*prepare) (SimResult *result); /* TRANSACTION: value is its number */
+	void		(*finish_prepared) (SimResult *result, int64_t number, bool commit);
+	int64_t		(*any_prepared) (void); /* the server's last one; 0: none */
 	bool		(*in_transaction) (void);
 	bool		(*in_block) (void);
 	bool		(*failed) (void);	/* the transaction, until it is rolled back */

@@ -38,6 +38,7 @@ typedef struct Doing
 	int			tick_name;		/* of the transaction about a tick; -1: none */
 	int64_t		tick;
 	bool		leaves;			/* its client goes, whatever it holds */
+	int			lock_timeout;	/* milliseconds; 0: none */
 	int			has[SIM_MAX_NAMES]; /* modes in which it has each lock, lost or not */
 	int64_t		had[SIM_MAX_NAMES]; /* when it last had it */
 } Doing;
@@ -200,6 +201,25 @@ statement(SimProc *proc, void (*fn) (SimResult *result), const char *what)
 	end_doing(proc, &result);
 }
 
+static void
+set_lock_timeout(SimProc *proc, int milliseconds)
+{
+	doing_of(proc)->lock_timeout = milliseconds;
+	proc->image->set_lock_timeout(milliseconds);
+}
+
+/* What it may wait at most, as it was told; 0: for ever. */
+static int64_t
+limit_of(const SimProc *proc, const SimCommand *command)
+{
+	if (command->has_wait)
+		return command->wait;
+	if (strncmp(doing_of(proc)->what, "try_", 4) == 0)
+		return SIM_TRY + sim_plan.request_timeout * SIM_MS;
+	return (int64_t) doing_of(proc)->lock_timeout * SIM_MS *
+		(command->nnames > 0 ? command->nnames : 1);
+}
+
 static bool
 is_integer(int name)
 {
@@ -220,6 +240,7 @@ call(SimProc *proc, const char *function, int name, SimCommand command, SimResul
 	begin_doing(proc, function + strlen("etcd_lock_sql_"), command.name);
 	doing_of(proc)->name = name;
 	proc->image->execute(&command, result);
+	sim_check_limit(proc, doing_of(proc)->since, limit_of(proc, &command));
 	if (strncmp(doing_of(proc)->what, "unlock", 6) == 0)
 		sim_check_release(proc, doing_of(proc)->what, doing_of(proc)->since);
 	end_doing(proc, result);
@@ -338,7 +359,7 @@ transaction(SimProc *proc)
 	bool		ordered = !one_in(3);
 
 	if (!ordered)
-		proc->image->set_lock_timeout(50 + pick(1000));
+		set_lock_timeout(proc, 50 + pick(1000));
 	statement(proc, proc->image->begin, "begin");
 	for (int i = first; i < sim_plan.nnames && !proc->image->failed(); i++)
 	{
@@ -362,7 +383,7 @@ transaction(SimProc *proc)
 		do_something(proc);
 		think(proc, 5 * SIM_MS);
 	}
-	proc->image->set_lock_timeout(0);
+	set_lock_timeout(proc, 0);
 	if (one_in(5))
 		statement(proc, proc->image->rollback, "rollback");
 	else if (one_in(30))
@@ -371,17 +392,43 @@ transaction(SimProc *proc)
 		commit(proc);
 }
 
-/* In two steps, under a lock of the session's. */
+/* It may be another session's, which finishes it first. */
+static void
+finish_prepared(SimProc *proc, int64_t number)
+{
+	SimResult	result;
+	bool		is_commit = !one_in(4);
+
+	begin_doing(proc, is_commit ? "commit prepared" : "rollback prepared", NULL);
+	proc->image->finish_prepared(&result, number, is_commit);
+	sim_check_release(proc, doing_of(proc)->what, doing_of(proc)->since);
+	if (!result.ok && strcmp(result.sqlstate, "42704") == 0)
+	{
+		sim_counts.waited += sim_now() - doing_of(proc)->since;
+		doing_of(proc)->since = 0;
+		return;
+	}
+	end_doing(proc, &result);
+}
+
+/* In two steps, under a lock of the session's; at times another session takes the second one. */
 static void
 prepared_transaction(SimProc *proc)
 {
+	SimResult	result;
+
 	statement(proc, proc->image->begin, "begin");
 	do_something(proc);
-	statement(proc, proc->image->prepare, "prepare");
+	begin_doing(proc, "prepare", NULL);
+	proc->image->prepare(&result);
+	end_doing(proc, &result);
 	if (proc->image->in_transaction())
 		statement(proc, proc->image->rollback, "rollback");
 	think(proc, 10 * SIM_MS);
-	statement(proc, proc->image->commit_prepared, "commit prepared");
+	if (result.ok && result.value != 0 && !one_in(3))
+		finish_prepared(proc, result.value);
+	else if (proc->image->any_prepared() != 0)
+		finish_prepared(proc, proc->image->any_prepared());
 }
 
 /* No lock of the session's is left. */
@@ -421,7 +468,7 @@ session_lock(SimProc *proc)
 	SimResult	result;
 
 	if (one_in(3))
-		proc->image->set_lock_timeout(50 + pick(2000));
+		set_lock_timeout(proc, 50 + pick(2000));
 	if (acquire(proc, name, exclusive, true, one_in(3), some_wait()))
 	{
 		int			n = pick(4);
@@ -436,7 +483,7 @@ session_lock(SimProc *proc)
 			if (one_in(6) && !exclusive)
 			{
 				/* an upgrade: a deadlock with another one is found */
-				proc->image->set_lock_timeout(one_in(2) ? 0 : 200 + pick(1000));
+				set_lock_timeout(proc, one_in(2) ? 0 : 200 + pick(1000));
 				(void) acquire(proc, name, true, !one_in(2), one_in(2), some_wait());
 			}
 			if (one_in(10))
@@ -455,7 +502,7 @@ session_lock(SimProc *proc)
 			(void) call(proc, exclusive ? "etcd_lock_sql_unlock" : "etcd_lock_sql_unlock_shared",
 						name, none, &result);
 	}
-	proc->image->set_lock_timeout(0);
+	set_lock_timeout(proc, 0);
 	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 }
 
@@ -555,7 +602,7 @@ several(SimProc *proc)
 	if (command.nnames == 0)
 		return;
 	if (one_in(2))
-		proc->image->set_lock_timeout(20 + pick(500));
+		set_lock_timeout(proc, 20 + pick(500));
 	if (!session)
 		statement(proc, proc->image->begin, "begin");
 	if (call(proc, session ? "etcd_lock_sql_lock_all" : "etcd_lock_sql_xact_lock_all", -1, command,
@@ -579,7 +626,7 @@ several(SimProc *proc)
 		if (has > 0 && has < command.nnames)
 			sim_violation("%s has %d of %d names", sim_proc_name(proc), has, command.nnames);
 	}
-	proc->image->set_lock_timeout(0);
+	set_lock_timeout(proc, 0);
 	if (session)
 		(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 	else if (proc->image->in_transaction())
@@ -685,18 +732,18 @@ hasty(SimProc *proc)
 	bool		patient = one_in(3);
 	int			n = 1 + pick(patient ? 2 : 6);
 
-	proc->image->set_lock_timeout(sim_plan.deadlock_timeout * (1 + pick(3)));
+	set_lock_timeout(proc, sim_plan.deadlock_timeout * (1 + pick(3)));
 	if (acquire(proc, name, true, true, false, 0))
 	{
 		for (int i = 0; i < n; i++)
 		{
-			proc->image->set_lock_timeout(patient ? 0 : sim_plan.deadlock_timeout +
+			set_lock_timeout(proc, patient ? 0 : sim_plan.deadlock_timeout +
 										  pick(2 * sim_plan.deadlock_timeout));
 			(void) acquire(proc, pick(sim_plan.nnames), !one_in(4), true, false, 0);
 			think(proc, sim_plan.deadlock_timeout * SIM_MS);
 		}
 	}
-	proc->image->set_lock_timeout(0);
+	set_lock_timeout(proc, 0);
 	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 }
 
@@ -715,7 +762,7 @@ crossed(SimProc *proc)
 	int			n = 2 + pick(2);
 
 	if (one_in(4))
-		proc->image->set_lock_timeout(20 + pick(2000));
+		set_lock_timeout(proc, 20 + pick(2000));
 	statement(proc, proc->image->begin, "begin");
 	for (int i = 0; i < n && !proc->image->failed() && proc->image->in_transaction(); i++)
 	{
@@ -731,7 +778,7 @@ crossed(SimProc *proc)
 			(void) acquire(proc, pick(sim_plan.nnames), !one_in(3), one_in(2), false, 0);
 		think(proc, 30 * SIM_MS);
 	}
-	proc->image->set_lock_timeout(0);
+	set_lock_timeout(proc, 0);
 	if (proc->image->in_transaction() && !proc->image->failed() && one_in(2))
 		commit(proc);
 	/* a COMMIT that was cancelled before it began leaves a failed transaction */
@@ -752,7 +799,7 @@ both_modes(SimProc *proc)
 	SimResult	result;
 
 	if (one_in(3))
-		proc->image->set_lock_timeout(50 + pick(1000));
+		set_lock_timeout(proc, 50 + pick(1000));
 	if (one_in(2))
 		statement(proc, proc->image->begin, "begin");
 	if (acquire(proc, name, true, true, false, 0) && acquire(proc, name, false, true, false, 0))
@@ -769,7 +816,7 @@ both_modes(SimProc *proc)
 		if (one_in(3))
 			(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 	}
-	proc->image->set_lock_timeout(0);
+	set_lock_timeout(proc, 0);
 	if (proc->image->in_transaction() && !one_in(4))
 		commit(proc);
 	if (proc->image->in_transaction())
@@ -809,6 +856,7 @@ sim_session_body(SimProc *proc)
 	doing_of(proc)->since = 0;
 	doing_of(proc)->tick_name = -1;
 	doing_of(proc)->leaves = false;
+	doing_of(proc)->lock_timeout = 0;
 	think(proc, 50 * SIM_MS);
 	if (sim_plan.fair)
 		one_name(proc);

@@ -38,6 +38,7 @@
 
 static const SimCommand *running;
 static SimResult *into;
+static int64 prepared;			/* the transaction that is to be finished */
 #define GATE_COMMITTING		0x80000000U /* as loss_signal.c has it */
 
 static int	lost_before;		/* of a command that commits, when it began */
@@ -192,9 +193,20 @@ standard_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOn
 {
 	if (IsA(pstmt->utilityStmt, CallStmt))
 		call_function();
-	else if (IsA(pstmt->utilityStmt, TransactionStmt) &&
-			 castNode(TransactionStmt, pstmt->utilityStmt)->kind == TRANS_STMT_COMMIT_PREPARED)
-		pg_commit_prepared(lost_before);
+	else if (IsA(pstmt->utilityStmt, TransactionStmt))
+	{
+		switch (castNode(TransactionStmt, pstmt->utilityStmt)->kind)
+		{
+			case TRANS_STMT_COMMIT_PREPARED:
+				pg_commit_prepared(prepared, lost_before);
+				break;
+			case TRANS_STMT_ROLLBACK_PREPARED:
+				pg_rollback_prepared(prepared);
+				break;
+			default:
+				break;
+		}
+	}
 }
 
 static void
@@ -468,7 +480,7 @@ do_prepare(void *arg)
 	}
 	run_transaction_statement(TRANS_STMT_PREPARE);
 	pg_end_block();
-	pg_prepare_transaction();
+	into->value = pg_prepare_transaction();
 }
 
 static void
@@ -478,19 +490,23 @@ image_prepare(SimResult *result)
 }
 
 static void
-do_commit_prepared(void *arg)
+do_finish_prepared(void *arg)
 {
+	TransactionStmtKind kind = *(bool *) arg ? TRANS_STMT_COMMIT_PREPARED :
+		TRANS_STMT_ROLLBACK_PREPARED;
+
 	pg_start_transaction(false);
 	lost_before = pg_lost_holds();
 	sim_commit_begins();
-	run_transaction_statement(TRANS_STMT_COMMIT_PREPARED);
+	run_transaction_statement(kind);
 	finish_command();
 }
 
 static void
-image_commit_prepared(SimResult *result)
+image_finish_prepared(SimResult *result, int64_t number, bool commit)
 {
-	guarded(do_commit_prepared, NULL, result);
+	prepared = number;
+	guarded(do_finish_prepared, &commit, result);
 }
 
 /* The client thinks. */
@@ -796,7 +812,8 @@ PGDLLEXPORT const SimImage sim_image = {
 	.release = image_release,
 	.discard_all = image_discard_all,
 	.prepare = image_prepare,
-	.commit_prepared = image_commit_prepared,
+	.finish_prepared = image_finish_prepared,
+	.any_prepared = pg_any_prepared,
 	.in_transaction = pg_in_transaction,
 	.in_block = pg_in_block,
 	.failed = pg_transaction_failed,

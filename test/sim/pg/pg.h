@@ -53,8 +53,10 @@ extern bool pg_in_block(void);
 extern bool pg_transaction_failed(void);
 extern void pg_start_transaction(bool block);
 extern void pg_commit_transaction(void);
-extern void pg_prepare_transaction(void);
-extern void pg_commit_prepared(int lost);	/* as its command began */
+extern int64_t pg_prepare_transaction(void);
+extern int64_t pg_any_prepared(void);
+extern void pg_rollback_prepared(int64_t number);
+extern void pg_commit_prepared(int64_t number, int lost);	/* as its command began */
 extern void pg_abort_transaction(void); /* after an error: a block waits for ROLLBACK */
 extern void pg_rollback(void);
 extern void pg_begin_block(void);

@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 
 #define MAX_CALLBACKS	16
+#define MAX_PREPARED	64
 
 typedef struct ResourceOwnerData
 {
@@ -663,15 +664,77 @@ pg_commit_transaction(void)
 	end_transaction(XACT_EVENT_PRE_COMMIT, XACT_EVENT_COMMIT);
 }
 
-void
+/* The server's, which any session may finish; a crash forgets them. */
+typedef struct Prepared
+{
+	int64		last;			/* number of the one that was prepared last */
+	int64		numbers[MAX_PREPARED];	/* 0: none */
+} Prepared;
+
+static Prepared *
+prepared_transactions(void)
+{
+	bool		found;
+
+	return sim_shmem("prepared", sizeof(Prepared), &found);
+}
+
+/* 0: there are none. */
+int64_t
+pg_any_prepared(void)
+{
+	const Prepared *all = prepared_transactions();
+	int64		any = 0;
+
+	for (int i = 0; i < MAX_PREPARED; i++)
+		any = Max(any, all->numbers[i]);
+	return any;
+}
+
+static bool
+replace_prepared(int64 old, int64 new)
+{
+	Prepared   *all = prepared_transactions();
+
+	for (int i = 0; i < MAX_PREPARED; i++)
+	{
+		if (all->numbers[i] != old)
+			continue;
+		all->numbers[i] = new;
+		return true;
+	}
+	return false;
+}
+
+/* Its number; 0: there are too many already, so nobody will finish it. */
+int64_t
 pg_prepare_transaction(void)
 {
+	int64		number = ++prepared_transactions()->last;
+
 	end_transaction(XACT_EVENT_PRE_PREPARE, XACT_EVENT_PREPARE);
+	return replace_prepared(0, number) ? number : 0;
+}
+
+static void
+find_prepared(int64 number)
+{
+	if (!replace_prepared(number, 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("prepared transaction does not exist")));
 }
 
 void
-pg_commit_prepared(int lost)
+pg_rollback_prepared(int64_t number)
 {
+	find_prepared(number);
+}
+
+void
+pg_commit_prepared(int64_t number, int lost)
+{
+	find_prepared(number);
 	HOLD_INTERRUPTS();
 	write_commit(true);			/* whatever synchronous_commit is */
 	sim_committed(true, lost, pg_any_hold());
