@@ -143,6 +143,8 @@ allocate(MemoryContext c, Size size, bool zero)
 	Context    *context = (Context *) c;
 	Chunk	   *chunk;
 
+	if (pg_is_past_commit())
+		sim_wrong("an allocation past the commit, which may fail");
 	if (sim_should_fail("memory"))
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),

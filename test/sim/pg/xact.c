@@ -102,6 +102,8 @@ RegisterXactCallback(XactCallback callback, void *arg)
 {
 	XactItem   *item = xact_items;
 
+	if (past_commit)
+		sim_wrong("a callback is registered past the commit, which allocates memory");
 	while (item->callback != NULL)
 	{
 		if (++item == xact_items + MAX_CALLBACKS)
