@@ -335,6 +335,7 @@ main(int argc, char **argv)
 	double		began;
 	double		virtual = 0;
 	SimCounts	sums = {0};
+	double		took;
 	uint64_t	requests = 0;
 	int64_t		done = 0;
 	int			failed = 0;
@@ -456,9 +457,12 @@ main(int argc, char **argv)
 				   outcome->counts.faults, outcome->net.requests, outcome->counts.deadlocks,
 				   outcome->failed ? "\n  FOUND: " : "", outcome->found);
 	}
-	printf("%" PRId64 " runs from seed %" PRIu64 " on, %d failed: %.0f s virtual in %.1f s, %" PRIu64
-		   " locks, %" PRIu64 " guarded commits, %" PRIu64 " errors, %" PRIu64 " faults, %" PRIu64 " requests\n",
-		   done, seed, failed, virtual, wall() - began, sums.grants, sums.guarded, sums.errors,
-		   sums.faults, requests);
+	took = wall() - began;
+	printf("%" PRId64 " runs from seed %" PRIu64 " on, %d failed: %.0f s virtual in %.1f s (%.0f times real time), %"
+		   PRIu64 " locks (%.1f requests each), %" PRIu64 " guarded commits (%.0f per second), %"
+		   PRIu64 " errors, %" PRIu64 " faults\n",
+		   done, seed, failed, virtual, took, virtual / took, sums.grants,
+		   (double) requests / (sums.grants > 0 ? sums.grants : 1), sums.guarded,
+		   sums.guarded / took, sums.errors, sums.faults);
 	return failed > 0;
 }
