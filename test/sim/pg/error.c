@@ -72,8 +72,8 @@ errstart(int elevel, const char *domain)
 		for (int i = 0; i <= depth; i++)
 			elevel = Max(elevel, frames[i].data.elevel);
 	}
-	else if (elevel < WARNING && !(sim_tracing && elevel >= LOG))
-		return false;
+	else if (elevel < LOG)
+		return false;			/* by log_min_messages and client_min_messages */
 	(void) push(elevel);
 	return true;
 }
@@ -352,7 +352,7 @@ errhidestmt(bool hide_stmt)
 bool
 message_level_is_interesting(int elevel)
 {
-	return elevel >= WARNING;
+	return elevel >= LOG;
 }
 
 /* An assertion has failed. */
