@@ -863,7 +863,14 @@ ask_leader(SimCall *call)
 	Member	   *member = call->member;
 
 	if (believes_to_lead(member))
-		reply(call, carry_out(member->stale, call->ask, true));
+	{
+		/* one that cannot end a lease that has run out does not answer, either */
+		if (call->ask->method == SIM_LEASE_KEEPALIVE &&
+			sim_etcd_lease_expired(member->stale, call->ask->id, sim_now()))
+			later(call, REQUEST_TIMEOUT, time_out);
+		else
+			reply(call, carry_out(member->stale, call->ask, true));
+	}
 	else if (!takes_part(member) || !has_leader())
 	{
 		if (knows_no_leader(member))
@@ -872,7 +879,12 @@ ask_leader(SimCall *call)
 			later(call, REQUEST_TIMEOUT, time_out);
 	}
 	else
-		reply(call, carry_out(state, call->ask, true));
+	{
+		SimAnswer  *answer = carry_out(state, call->ask, true);
+
+		sim_cluster_changed();	/* a lease may have run out */
+		reply(call, answer);
+	}
 }
 
 /* ---- who may do what ---- */

@@ -913,17 +913,29 @@ sim_etcd_lease_revoke(SimEtcd *etcd, int64_t id, EtcdHeader *header, EtcdError *
 	return true;
 }
 
+bool
+sim_etcd_lease_expired(SimEtcd *etcd, int64_t id, int64_t now)
+{
+	const Lease *lease = find_lease(etcd, id);
+
+	return lease != NULL && lease->expires <= now;
+}
+
+/* One that has run out is not renewed: etcd answers when it is gone, with a TTL of 0. */
 void
 sim_etcd_lease_keepalive(SimEtcd *etcd, int64_t id, int64_t now, bool effect,
 						 EtcdLeaseResult *result)
 {
-	Lease	   *lease = find_lease(etcd, id);
+	Lease	   *lease;
 
+	if (sim_etcd_lease_expired(etcd, id, now))
+		end_lease(etcd, id);
+	lease = find_lease(etcd, id);
 	memset(result, 0, sizeof(*result));
 	result->header = etcd->header;
 	result->id = id;
 	if (lease == NULL)
-		return;					/* a TTL of 0 says so */
+		return;
 	result->ttl = lease->ttl;
 	if (effect)
 		lease->expires = now + lease->ttl * 1000000;

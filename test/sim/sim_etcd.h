@@ -58,6 +58,7 @@ extern bool sim_etcd_lease_revoke(SimEtcd *etcd, int64_t id,
 /*
  * effect false: as a leader answers that is none any more and does not know it.
  */
+extern bool sim_etcd_lease_expired(SimEtcd *etcd, int64_t id, int64_t now);
 extern void sim_etcd_lease_keepalive(SimEtcd *etcd, int64_t id, int64_t now, bool effect,
 									 EtcdLeaseResult *result);
 extern void sim_etcd_lease_timetolive(SimEtcd *etcd, int64_t id, bool keys, int64_t now,
