@@ -49,10 +49,10 @@
 
 /*
  * Longest that who waits may have to, once there are no faults; and if he may wait behind
- * one deadlock after the other.
+ * one deadlock after the other, or behind sessions with a hundred transactions each.
  */
 #define PATIENCE	(30 * SIM_SECOND)
-#define PATIENCE_CROSSED	(60 * SIM_SECOND)
+#define LONG_PATIENCE	(60 * SIM_SECOND)
 
 typedef struct Note
 {
@@ -1016,7 +1016,7 @@ void
 sim_check_waits(void)
 {
 	int64_t		now = sim_now();
-	int64_t		limit = sim_plan.crossed ? PATIENCE_CROSSED : PATIENCE;
+	int64_t		limit = sim_plan.crossed || sim_plan.busy ? LONG_PATIENCE : PATIENCE;
 
 	if (sim_plan.crossed && sim_plan.nforeign > 0)
 		return;
