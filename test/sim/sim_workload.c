@@ -283,7 +283,12 @@ acquire(SimProc *proc, int name, bool exclusive, bool session, bool try, int64_t
 	int64_t		began = sim_now();
 
 	if (!call(proc, functions[exclusive][session][try], name, command, &result))
+	{
+		/* a session's lock stays if another module refuses the commit behind it */
+		if (session && strcmp(result.sqlstate, "40001") == 0 && get_token(proc, name, &result))
+			sim_check_granted(proc, name, exclusive, result.value);
 		return false;
+	}
 	if (try)
 	{
 		if (!result.value)
