@@ -20,6 +20,7 @@
 #include "client/auth.h"
 #include "client/config_file.h"
 #include "client/etcd_client.h"
+#include "etcd/etcd_error.h"
 #include "shared/clock.h"
 #include "shared/settings.h"
 #include "utils/memutils.h"
@@ -214,7 +215,7 @@ login_done(void *arg, const EtcdResponse *response)
 			MyAuth->state = AUTH_DISABLED;
 			return;
 		}
-		if (etcd_response_is_unwell(&error))
+		if (etcd_error_is_unwell(&error))
 		{
 			want_login(RETRY_PAUSE);	/* from another member */
 			return;

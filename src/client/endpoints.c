@@ -34,6 +34,7 @@
 #include "client/etcd_client.h"
 #include "client/response.h"
 #include "client/tls.h"
+#include "etcd/etcd_error.h"
 #include "etcd/key_layout.h"
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
@@ -739,7 +740,7 @@ endpoints_probe_served(const EtcdResponse *response, bool *foreign, uint64 *raft
 	if (!etcd_response_range(&response->reply, &result, &etcd_error))
 	{
 		strlcpy(error, etcd_error.message, size);
-		return !etcd_response_is_unwell(&etcd_error);
+		return !etcd_error_is_unwell(&etcd_error);
 	}
 	*foreign = lock_shared->cluster_id != 0 &&
 		result.header.cluster_id != lock_shared->cluster_id;

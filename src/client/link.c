@@ -36,6 +36,7 @@
 #include "client/link.h"
 #include "client/response.h"
 #include "client/tls.h"
+#include "etcd/etcd_error.h"
 #include "lib/ilist.h"
 #include "net/channel.h"
 #include "shared/clock.h"
@@ -518,7 +519,7 @@ check_reply(LinkCall *call, const EtcdReply *reply)
 			return true;
 		if (call == MyLink->token_check)
 			return false;
-		if (etcd_response_is_unwell(&error))
+		if (etcd_error_is_unwell(&error))
 		{
 			if (call->generation != MyLink->generation)
 				return false;

@@ -858,31 +858,3 @@ etcd_response_free_watch(EtcdWatchMessage *result)
 	free(result->events);
 	memset(result, 0, sizeof(*result));
 }
-
-/*
- * If etcd refuses a request, it uses one of these codes; others mean that
- * something is broken.
- */
-bool
-etcd_response_is_unwell(const EtcdError *error)
-{
-	switch (error->code)
-	{
-		case ETCD_INVALID_ARGUMENT:
-		case ETCD_NOT_FOUND:
-		case ETCD_PERMISSION_DENIED:
-		case ETCD_RESOURCE_EXHAUSTED:
-		case ETCD_FAILED_PRECONDITION:
-		case ETCD_OUT_OF_RANGE:
-		case ETCD_UNAUTHENTICATED:
-			return false;
-	}
-	return true;
-}
-
-bool
-etcd_response_is_busy(const EtcdError *error)
-{
-	return error->code == ETCD_RESOURCE_EXHAUSTED &&
-		strstr(error->message, "too many requests") != NULL;
-}

@@ -78,13 +78,4 @@ extern void etcd_response_free_status(EtcdStatusResult *result);
 extern void etcd_response_free_auth(EtcdAuthResult *result);
 extern void etcd_response_free_watch(EtcdWatchMessage *result);
 
-/*
- * Does this error say that the member cannot serve?  Otherwise a healthy
- * member has refused the request.
- */
-extern bool etcd_response_is_unwell(const EtcdError *error);
-
-/* Has etcd not accepted this request because it is behind with others? */
-extern bool etcd_response_is_busy(const EtcdError *error);
-
 #endif							/* ETCD_RESPONSE_H */

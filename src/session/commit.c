@@ -104,13 +104,6 @@ set_state(CommitState new_state)
 	state_lxid = compat_my_lxid();
 }
 
-void
-commit_note_change(void)
-{
-	if (get_state() == XACT_READS)
-		set_state(XACT_CHANGES);
-}
-
 bool
 commit_is_watched(void)
 {
@@ -253,6 +246,22 @@ leave_guard(void)
 	set_state(XACT_CHANGES);
 	if (loss_signal_let_through())
 		loss_signal_send(compat_my_procno(), MyProcPid);
+}
+
+/*
+ * A statement is about to change something.  It may come from another module's
+ * callback behind the guard, which has let a transaction pass that only read.
+ */
+void
+commit_note_change(void)
+{
+	if (get_state() == XACT_READS)
+		set_state(XACT_CHANGES);
+	else if (get_state() == XACT_COMMITTING && !committing_changes)
+	{
+		leave_guard();
+		guard(true);
+	}
 }
 
 /*

@@ -22,8 +22,8 @@
 #include "postgres.h"
 
 #include "client/link.h"
+#include "etcd/etcd_error.h"
 #include "etcd/etcd_holder.h"
-#include "etcd/etcd_response.h"
 #include "etcd/key_layout.h"
 #include "shared/lease_id.h"
 #include "shared/lock_keys.h"
@@ -357,7 +357,7 @@ do_without_list(const EtcdResponse *response, const EtcdError *error)
 		lease_gone("etcd does not know the lease any more");
 	else if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
-	else if (error->code != ETCD_UNAVAILABLE && !etcd_response_is_busy(error))
+	else if (error->code != ETCD_UNAVAILABLE && !etcd_error_is_busy(error))
 		MyAudit->slices_until = clock_now() + LIST_PAUSE;
 }
 

@@ -12,8 +12,8 @@
 
 #include "client/link.h"
 #include "etcd/etcd_api.h"
+#include "etcd/etcd_error.h"
 #include "etcd/etcd_holder.h"
-#include "etcd/etcd_response.h"
 #include "etcd/key_layout.h"
 #include "etcd/printable.h"
 #include "etcd/queue.h"
@@ -107,7 +107,7 @@ delete_done(void *arg, const EtcdResponse *response)
 		 /* given up */ ;
 	else if (response->delivered && !decoded && MyBreak->with_message &&
 			 (error.code == ETCD_PERMISSION_DENIED || error.code == ETCD_NOT_FOUND ||
-			  (error.code == ETCD_RESOURCE_EXHAUSTED && !etcd_response_is_busy(&error))))
+			  (error.code == ETCD_RESOURCE_EXHAUSTED && !etcd_error_is_busy(&error))))
 	{
 		/*
 		 * We may not write there, the lease is gone, or etcd is full: delete

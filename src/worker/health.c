@@ -20,7 +20,7 @@
 #include "client/link.h"
 #include "client/watch.h"
 #include "etcd/etcd_api.h"
-#include "etcd/etcd_response.h"
+#include "etcd/etcd_error.h"
 #include "shared/clock.h"
 #include "shared/link_status.h"
 #include "shared/lock_table.h"
@@ -255,7 +255,7 @@ get_status(const Probe *probe, const EtcdResponse *response, EtcdStatusResult *s
 	if (etcd_response_status(&response->reply,
 							 status, &error))
 		return true;
-	if (etcd_response_is_unwell(&error))
+	if (etcd_error_is_unwell(&error))
 		link_status_endpoint_failed(probe->url, error.message);
 	else
 		link_status_endpoint_responded(probe->url, clock_now() - probe->sent_at, NULL, error.message);

@@ -23,8 +23,8 @@
 #include "access/xlog.h"
 #include "client/link.h"
 #include "client/watch.h"
+#include "etcd/etcd_error.h"
 #include "etcd/etcd_holder.h"
-#include "etcd/etcd_response.h"
 #include "etcd/key_layout.h"
 #include "miscadmin.h"
 #include "postmaster/postmaster.h"
@@ -954,7 +954,7 @@ revoked_for_exit(void *arg, const EtcdResponse *response)
 	if (response->delivered && response->reply.status != ETCD_OK)
 	{
 		etcd_response_error(&response->reply, &error);
-		again = etcd_response_is_unwell(&error);
+		again = etcd_error_is_unwell(&error);
 	}
 	if (again)
 		retry_later();

@@ -21,6 +21,7 @@
 
 #include "client/link.h"
 #include "client/sqlstate.h"
+#include "etcd/etcd_error.h"
 #include "etcd/key_layout.h"
 #include "shared/clock.h"
 #include "shared/settings.h"
@@ -116,7 +117,7 @@ refused(const EtcdResponse *response, const EtcdError *error)
 	if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
 	link_note_error(error->message);
-	if (!etcd_response_is_unwell(error) && !etcd_response_is_busy(error))
+	if (!etcd_error_is_unwell(error) && !etcd_error_is_busy(error))
 	{
 		MyTickLease->refusal.kind = FAILURE_ERROR;
 		MyTickLease->refusal.sqlerrcode = sqlstate_of(error);

@@ -15,7 +15,7 @@
 
 #include "client/link.h"
 #include "client/sqlstate.h"
-#include "etcd/etcd_response.h"
+#include "etcd/etcd_error.h"
 #include "mb/pg_wchar.h"
 #include "shared/link_status.h"
 #include "worker/held_keys.h"
@@ -644,7 +644,7 @@ outcome_of_error(const Txn *txn, const EtcdResponse *response, const EtcdError *
 			return OUTCOME_NOT_SENT;
 
 		case ETCD_RESOURCE_EXHAUSTED:
-			if (etcd_response_is_busy(error))
+			if (etcd_error_is_busy(error))
 				return OUTCOME_NOT_SENT;
 			link_status_note_no_space();
 			return OUTCOME_REFUSED;

@@ -395,9 +395,7 @@ module_callback(XactEvent event, void *arg)
 			refused_by_module();
 			break;
 		case 1:
-			/* one that has only read so far has passed the guard as such */
-			if (has_changes())
-				pg_run_update();
+			pg_run_update();
 			break;
 		case 2:
 			CHECK_FOR_INTERRUPTS();
@@ -877,4 +875,11 @@ SPI_commit(void)
 {
 	pg_commit_transaction();
 	pg_start_transaction(false);
+}
+
+/* Procedures run no statements here. */
+bool
+SPI_inside_nonatomic_context(void)
+{
+	return false;
 }
