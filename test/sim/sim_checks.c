@@ -135,7 +135,6 @@ static int	nticks;
 static Refused refused[MAX_REFUSED];	/* a ring */
 static int	nrefused;
 static Doubt doubts[SIM_MAX_SERVERS + 1][SIM_MAX_NAMES];
-static int64_t sentinel_deleted_at[SIM_MAX_SERVERS + 1];	/* by hand; 0: never */
 static int64_t restored_at;
 static Broken broken[MAX_BROKEN];
 static int	nbroken;
@@ -198,7 +197,6 @@ sim_checks_start(void)
 	memset(refused, 0, sizeof(refused));
 	nrefused = 0;
 	memset(doubts, 0, sizeof(doubts));
-	memset(sentinel_deleted_at, 0, sizeof(sentinel_deleted_at));
 	restored_at = 0;
 	nbroken = 0;
 	memset(refused, 0, sizeof(refused));
@@ -258,18 +256,6 @@ in_doubt(const Note *note)
 	return sim_now() < doubt->until && note->revision <= doubt->revision;
 }
 
-/*
- * Without its sentinel, a server gives up its lease at once, though sessions are committing:
- * the margin is for the deadline only.
- */
-static bool
-gives_up_at_once(const SimProc *proc)
-{
-	int64_t		at = sentinel_deleted_at[proc->server->number];
-
-	return at != 0 && sim_now() < at + GRACE(sim_plan.lease_ttl);
-}
-
 static void
 begin_doubt(int server, int name, int64_t revision)
 {
@@ -316,9 +302,6 @@ sim_check_deletes(int by, const char *key, size_t len, bool whole_lease)
 	}
 	if (lease == 0 || owner_of(lease) == by || owner_of(lease) == 0)
 		return;
-	if (strncmp(key, SENTINEL, strlen(SENTINEL)) == 0 &&
-		memchr(key + strlen(SENTINEL), '/', len - strlen(SENTINEL)) == NULL)
-		sentinel_deleted_at[owner_of(lease)] = sim_now();
 	for (int i = 0; i < sim_etcd_nlive(etcd); i++)
 	{
 		sim_etcd_live(etcd, i, &kv);
@@ -445,7 +428,7 @@ void
 sim_check_committed(SimProc *proc)
 {
 	Commit	   *commit = &commits[proc->server->number - 1][proc->procno];
-	bool		excused = stood_still(proc) || gives_up_at_once(proc);
+	bool		excused = stood_still(proc);
 
 	if (commit->n > 0 && commit->absent && sim_plan.commit_guard == 2)
 		sim_violation("%s has committed a change, though etcd had no key for its lock",
