@@ -26,6 +26,7 @@
 #include <signal.h>
 
 #include "access/xact.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "session/commit.h"
 #include "session/lock_check.h"
@@ -77,10 +78,11 @@ static struct
 }			late;
 
 /*
- * At a commit, the signal for the loss of a lock that is still held was held
- * back.
+ * At a procedure's COMMIT, the signal for the loss of a lock that is still held
+ * was held back: the start of the client's statement that has called the
+ * procedure, any further statement of which is cancelled; or 0.
  */
-static bool cancel_next = false;
+static TimestampTz cancel_next = 0;
 
 static bool registered = false;
 
@@ -260,7 +262,19 @@ commit_note_change(void)
 	else if (get_state() == XACT_COMMITTING && !committing_changes)
 	{
 		leave_guard();
-		guard(true);
+		PG_TRY();
+		{
+			guard(true);
+		}
+		PG_CATCH();
+		{
+			/* If the error is caught, the next change passes it, too. */
+			loss_signal_hold_back();
+			set_state(XACT_COMMITTING);
+			committing_changes = false;
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
 	}
 }
 
@@ -273,11 +287,25 @@ commit_note_change(void)
 void
 commit_begin_command(bool in_transaction)
 {
-	guard(true);
 	if (!in_transaction)
+	{
+		guard(true);
 		command = COMMAND_RUNS;
-	else
-		leave_guard();
+		return;
+	}
+	PG_TRY();
+	{
+		guard(true);
+	}
+	PG_CATCH();
+	{
+		/* The error may be caught, and the transaction go on. */
+		if (get_state() == XACT_COMMITTING)
+			leave_guard();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	leave_guard();
 }
 
 /*
@@ -388,7 +416,8 @@ transaction_released(void)
 	lock_session_foreach(is_any_lost, &still_lost);
 	if (still_lost && etcd_lock_on_loss == ON_LOSS_TERMINATE)
 		kill(MyProcPid, SIGTERM);
-	cancel_next = still_lost && etcd_lock_on_loss == ON_LOSS_CANCEL;
+	if (still_lost && etcd_lock_on_loss == ON_LOSS_CANCEL && SPI_inside_nonatomic_context())
+		cancel_next = GetCurrentStatementStartTimestamp();
 }
 
 static void
@@ -406,16 +435,17 @@ warn_late(int nlocks)
 
 /*
  * The next statement calls this, because a name may need a conversion, which
- * may fail. nested: the statement belongs to a procedure, or the like.
+ * may fail.
  */
 void
-commit_tell(bool nested)
+commit_tell(void)
 {
 	int			nlocks = late.nlocks;
-	bool		cancel = cancel_next && nested;
+	bool		cancel = cancel_next != 0 &&
+		cancel_next == GetCurrentStatementStartTimestamp();
 
 	late.nlocks = 0;
-	cancel_next = false;
+	cancel_next = 0;
 	if (nlocks > 0)
 		warn_late(nlocks);
 	if (cancel)

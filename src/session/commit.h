@@ -34,6 +34,6 @@ extern void commit_end_command(void);
 extern void commit_begin_statement(void);
 
 /* Report what a commit could not; called before each statement. */
-extern void commit_tell(bool nested);
+extern void commit_tell(void);
 
 #endif							/* COMMIT_H */

@@ -146,8 +146,8 @@ refuse_token_to_come(int64 token, const char *shown)
 
 /*
  * Was a higher token seen?  This reads the row without a lock on it, which the
- * INSERT takes also if it changes nothing: a late writer that is refused must not
- * block the rightful one.
+ * INSERT takes also if it changes nothing: a writer that comes after the rightful
+ * one has committed must not block its next transaction.
  */
 static bool
 is_refused(const char *table, const char *row, const LockName *name, int64 token,
@@ -186,7 +186,12 @@ etcd_lock_sql_fence(PG_FUNCTION_ARGS)
 	refuse_token_to_come(token, shown);
 
 	table = fences_table(fcinfo);
-	if (is_refused(table, row, &name, token, shown))
+
+	/*
+	 * A serializable transaction would conflict with all others that have a
+	 * fence.
+	 */
+	if (!IsolationIsSerializable() && is_refused(table, row, &name, token, shown))
 		PG_RETURN_BOOL(false);
 	if (run(psprintf("INSERT INTO %s AS f (name, token) VALUES ($1, $2) "
 					 "ON CONFLICT (name) DO UPDATE SET token = excluded.token "

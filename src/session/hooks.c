@@ -16,7 +16,6 @@
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
 #include "executor/executor.h"
-#include "executor/spi.h"
 #include "nodes/parsenodes.h"
 #include "session/commit.h"
 #include "session/hooks.h"
@@ -43,17 +42,13 @@ note_change(void)
 		loss_refuse_change();
 }
 
-/*
- * A statement begins: report what the end of the last transaction could not.
- * That may have been a procedure's COMMIT, whose outermost statement has begun
- * without a lock, so that in_hook does not tell.
- */
+/* A statement begins: report what the end of the last transaction could not. */
 static void
 tell(void)
 {
 	if (!in_hook)
 		commit_begin_statement();
-	commit_tell(in_hook || SPI_inside_nonatomic_context());
+	commit_tell();
 	lock_trace_say();
 }
 

@@ -23,6 +23,7 @@
 #include "session/lock_acquire.h"
 #include "session/lock_check.h"
 #include "session/lock_sql.h"
+#include "shared/lock_text.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -452,7 +453,7 @@ etcd_lock_sql_wait(PG_FUNCTION_ARGS)
 
 	/* Do first what needs the catalogs, and so a snapshot. */
 	lock_session_describe();
-	pfree(lock_name_for_message(&name));
+	lock_text_prepare();
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	SPI_commit();
 	SPI_finish();

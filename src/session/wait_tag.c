@@ -256,7 +256,8 @@ acquire_at_once(LocalHold *local, const LockRequest *request)
 /*
  * Returns false if another session has it.  Before PostgreSQL 17, LockAcquire()
  * lets a session that has the lock in the other mode overtake those that wait
- * for that only if it may wait itself.
+ * for that only if it may wait itself.  It does not wait if it would have to:
+ * in the queue, it would be in the way of others.
  */
 static bool
 acquire_without_waiting(LocalHold *local, const LockRequest *request,
@@ -267,7 +268,11 @@ acquire_without_waiting(LocalHold *local, const LockRequest *request,
 
 	if (acquire_at_once(local, request))
 		return true;
-	if (!compat_lock_held_by_me(&local->name.tag, lock_session_pgmode(other)))
+#if PG_VERSION_NUM >= 170000
+	return false;
+#endif
+	if (!compat_lock_held_by_me(&local->name.tag, lock_session_pgmode(other)) ||
+		(local->mode == LOCK_EXCLUSIVE && wait_tag_somebody_has(local)))
 		return false;
 	soon.give_up_at = Min(soon.give_up_at, clock_now() + OVERTAKING);
 	return wait_for_tag_at_most(local, request, &soon) == TAG_ACQUIRED;
@@ -294,7 +299,7 @@ try_again(LocalHold *local, const LockRequest *request, const WaitDeadlines *dea
 						 (long) Min(Max(poll, SHORTEST_TRY_POLL), LONGEST_TRY_POLL),
 						 wait_events_acquire());
 		ResetLatch(MyLatch);
-		if (acquire_at_once(local, request))
+		if (acquire_without_waiting(local, request, deadlines))
 			return true;
 	}
 	return false;

@@ -29,8 +29,7 @@ append_escaped(StringInfo buf, const char *bytes, int len)
 
 /*
  * Only for text that is not plain ASCII: it may read the catalogs, which is
- * impossible outside of a transaction, and which a session that waits for a
- * lock must not do (rule 26).
+ * impossible outside of a transaction.
  */
 static Oid
 find_conversion(int from, int to)
@@ -169,6 +168,13 @@ lock_text_for_message(const char *message)
 		message += len;
 	}
 	return buf.data;
+}
+
+/* Of any text that is not plain ASCII. */
+void
+lock_text_prepare(void)
+{
+	pfree(lock_text_etcd_message("\xc3\xa9"));
 }
 
 char *

@@ -28,4 +28,10 @@ extern char *lock_text_for_message(const char *text);
 /* The same from UTF-8, for etcd's errors. */
 extern char *lock_text_etcd_message(const char *utf8);
 
+/*
+ * Look up what these need from the catalogs: a session that waits for a lock
+ * without a snapshot must not do that any more (rule 26).
+ */
+extern void lock_text_prepare(void);
+
 #endif							/* LOCK_TEXT_H */

@@ -197,6 +197,20 @@ foreach my $on_loss (qw(cancel terminate warn))
 	}
 }
 
+# A refusal that is caught lets nothing through.
+fault 'the refusal of a command is caught' => sub {
+	my $session = session($here);
+	$session->query("SET etcd_lock.on_loss = warn; SELECT etcd_lock('/caught'); BEGIN; INSERT INTO t VALUES ('caught')");
+	break_lock('/caught');
+	wait_until_lost('/caught');
+	$session->query(q{DO $$ BEGIN ALTER DATABASE postgres CONNECTION LIMIT 50; RAISE 'not refused';
+		EXCEPTION WHEN SQLSTATE 'EL002' THEN NULL; END $$});
+	$session->query("SELECT etcd_unlock('/caught')");
+	is($session->try('COMMIT')->{sqlstate}, 'EL002', 'nor does the transaction commit');
+	is(committed($here, 'caught'), 0, 'nothing of it');
+	$session->quit;
+};
+
 # The lease ends, though etcd still has it: for the margin of its 60 s, no key that
 # protects a commit goes, neither with the lease nor because nobody here knows it.
 fault 'synchronous standby missing, the lease is given up' => sub {
@@ -226,17 +240,24 @@ fault 'synchronous standby missing, the lease is given up' => sub {
 };
 
 # What is cancelled then is a procedure's next statement, wherever it has taken the lock.
-foreach my $where ('before', 'within')
+$here->safe_psql('postgres',
+	'CREATE FUNCTION sleeps() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN 1; END $$');
+foreach my $case (
+	[ 'before', 'PERFORM pg_sleep(60)' ],
+	[ 'within', 'PERFORM pg_sleep(60)' ],
+	[ 'within', 'BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN division_by_zero THEN NULL; END' ],
+	[ 'within', 'i := sleeps()' ])
 {
-	fault "synchronous standby missing, a procedure, the lock is taken $where" => sub {
-		my $name = "/sync/procedure/$where";
+	my ($where, $next) = @$case;
+	fault "synchronous standby missing, a procedure, the lock is taken $where, then $next" => sub {
+		my $name = "/sync/procedure/$where/" . length $next;
 		my $session = session($here);
 		$session->query("SET etcd_lock.on_loss = cancel");
 		$session->query("SELECT etcd_lock('$name')") if $where eq 'before';
 		my $take = $where eq 'within' ? "PERFORM etcd_lock('$name');" : '';
 		my $result;
 		without_standby(sub {
-			$session->send("DO \$\$ BEGIN $take INSERT INTO t VALUES ('$name'); COMMIT; PERFORM pg_sleep(60); END \$\$");
+			$session->send("DO \$\$ DECLARE i int; BEGIN $take INSERT INTO t VALUES ('$name'); COMMIT; $next; END \$\$");
 			wait_for_event($session, 'SyncRep');
 			break_lock($name);
 			wait_until_lost($name);

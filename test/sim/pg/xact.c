@@ -43,6 +43,7 @@ ResourceOwner CurTransactionResourceOwner = NULL;
 ResourceOwner TopTransactionResourceOwner = NULL;
 int			MyXactFlags = 0;
 bool		XactReadOnly = false;
+int			XactIsoLevel = XACT_READ_COMMITTED;
 XLogRecPtr	XactLastCommitEnd = InvalidXLogRecPtr;
 XLogRecPtr	XactLastRecEnd = InvalidXLogRecPtr;
 
@@ -496,9 +497,14 @@ XLogFlush(XLogRecPtr record)
 	flushed = Max(flushed, record);
 }
 
+static bool is_in_procedure = false;
+static TimestampTz statement_start;
+
 void
 pg_start_transaction(bool block)
 {
+	if (!is_in_procedure)
+		statement_start = GetCurrentTimestamp();
 	if (state == XACT_FAILED)
 		ereport(ERROR,
 				(errcode(ERRCODE_IN_FAILED_SQL_TRANSACTION),
@@ -766,6 +772,7 @@ pg_abort_transaction(void)
 {
 	bool		block = in_block;
 
+	is_in_procedure = false;
 	if (state == XACT_NONE || TopTransactionResourceOwner == NULL)
 	{
 		/* there is no transaction, or it was aborted before */
@@ -860,12 +867,14 @@ RollbackAndReleaseCurrentSubTransaction(void)
 int
 SPI_connect_ext(int options)
 {
+	is_in_procedure = true;
 	return 1;
 }
 
 int
 SPI_finish(void)
 {
+	is_in_procedure = false;
 	return 1;
 }
 
@@ -877,9 +886,14 @@ SPI_commit(void)
 	pg_start_transaction(false);
 }
 
-/* Procedures run no statements here. */
 bool
 SPI_inside_nonatomic_context(void)
 {
-	return false;
+	return is_in_procedure;
+}
+
+TimestampTz
+GetCurrentStatementStartTimestamp(void)
+{
+	return statement_start;
 }
