@@ -20,7 +20,6 @@
 #include "client/auth.h"
 #include "client/config_file.h"
 #include "client/etcd_client.h"
-#include "etcd/etcd_error.h"
 #include "shared/clock.h"
 #include "shared/settings.h"
 #include "utils/memutils.h"
@@ -215,7 +214,7 @@ login_done(void *arg, const EtcdResponse *response)
 			MyAuth->state = AUTH_DISABLED;
 			return;
 		}
-		if (etcd_error_is_unwell(&error))
+		if (error.code == ETCD_UNAVAILABLE || error.code == ETCD_DEADLINE_EXCEEDED)
 		{
 			want_login(RETRY_PAUSE);	/* from another member */
 			return;

@@ -67,8 +67,8 @@ extern bool queue_is_free(const QueueView *view, bool exclusive);
 
 /*
  * If each key that must go before a key in the given mode with this
- * create_revision is one that its server may only be keeping, or waits for such
- * a key, returns for how many milliseconds at most they are kept, else 0.
+ * create_revision is one that its server may only be keeping, or waits for the
+ * first such key, returns for how many milliseconds at most they are kept, else 0.
  */
 extern unsigned queue_kept_ahead(const QueueView *view, bool exclusive,
 								 int64_t create_revision);

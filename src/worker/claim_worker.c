@@ -119,9 +119,11 @@ send(Claim *claim, const EtcdTxn *txn, void (*done) (void *arg, const EtcdRespon
 {
 	LinkCallbacks callbacks = {.done = done};
 
+	int64		left = claim->request.give_up_at - clock_now();
+
 	claim->min_revision = lock_shared->highest_revision;
 	claim->epoch = deadline_epoch(&lock_shared->deadline);
-	if (link_call(LINK_LOCK, etcd_request_txn(txn), etcd_lock_request_timeout, &callbacks,
+	if (link_call(LINK_LOCK, etcd_request_txn(txn), (int) Max(left / 1000, 1), &callbacks,
 				  claim) == NULL)
 		fail(claim, ERRCODE_CONNECTION_FAILURE, "could not send the request");
 }

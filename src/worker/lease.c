@@ -949,7 +949,8 @@ revoked_for_exit(void *arg, const EtcdResponse *response)
 	EtcdError	error;
 	bool		again = !response->delivered;
 
-	Assert(MyLease->state == LEASE_LEAVING);
+	if (MyLease->state != LEASE_LEAVING)
+		return;					/* it was sent twice */
 	MyLease->busy = false;
 	if (response->delivered && response->reply.status != ETCD_OK)
 	{

@@ -33,7 +33,7 @@
  */
 #define SCAN_LIMIT			2500
 #define PAGE_KEYS			60
-#define PAGE_BYTES			(512 * 1024)	/* of their names, but for the
+#define PAGE_BYTES			(256 * 1024)	/* of their names, but for the
 											 * last one */
 
 /* Longest response that the worker accepts for a page, bytes. */

@@ -92,7 +92,6 @@ static void
 use(int64 id, int64 ttl)
 {
 	MyTickLease->step = STEP_READY;
-	MyTickLease->refusal.kind = FAILURE_NONE;
 	MyTickLease->id = id;
 	MyTickLease->good_until = MyTickLease->asked_at +
 		(ttl - MyTickLease->retention) * 1000000;
@@ -106,14 +105,21 @@ static bool
 has_response(const EtcdResponse *response)
 {
 	MyTickLease->busy = false;
+	MyTickLease->refusal.kind = FAILURE_NONE;
 	if (!response->delivered)
 		MyTickLease->retry_at = clock_now() + RETRY_PAUSE;
 	return response->delivered;
 }
 
+/*
+ * If it was our lease's anchor, that lease is there, and is not to be granted
+ * again under another id.
+ */
 static void
 refused(const EtcdResponse *response, const EtcdError *error)
 {
+	int64		own_id = error->code == ETCD_NOT_FOUND ? 0 : MyTickLease->own_id;
+
 	if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
 	link_note_error(error->message);
@@ -125,6 +131,8 @@ refused(const EtcdResponse *response, const EtcdError *error)
 				sizeof(MyTickLease->refusal.message));
 	}
 	start_anew();
+	MyTickLease->own_id = own_id;
+	MyTickLease->wanted = false;
 	MyTickLease->retry_at = clock_now() + RETRY_PAUSE;
 }
 
@@ -302,11 +310,12 @@ tick_lease_get(int64 *id)
 	return false;
 }
 
-/* While it is wanted, etcd is asked every second, so this is not older. */
+/* For a moment; then etcd is asked again. */
 const LockFailure *
 tick_lease_refusal(void)
 {
-	return MyTickLease->refusal.kind == FAILURE_NONE ? NULL : &MyTickLease->refusal;
+	return MyTickLease->refusal.kind == FAILURE_NONE || clock_now() >= MyTickLease->retry_at ?
+		NULL : &MyTickLease->refusal;
 }
 
 void

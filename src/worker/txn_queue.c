@@ -65,6 +65,8 @@
  */
 #define GATHERING			INT64CONST(2000)
 
+#define TOLD_PAUSE			INT64CONST(1000000)
+
 typedef struct Lane
 {
 	dlist_head	deletes;		/* of WorkerKey.queue_link */
@@ -81,7 +83,9 @@ typedef struct Lane
 	int			extra_reads;
 	int			overdue;		/* in flight, and overdue */
 	int64		rests_until;	/* LONG: nothing is sent before */
-	Oid			last_role;		/* whose request was the last one */
+	Oid			last_delete;	/* whose deletion was the last one, */
+	Oid			last_put;		/* whose put, */
+	Oid			last_key_read;	/* and whose first step of a try */
 	int			first_read;		/* which kind of reads is first next time */
 	bool		puts_first;		/* before deletions, in the next write */
 	bool		writes_first;	/* LONG: a read was the last one */
@@ -188,12 +192,16 @@ lane_has_room(const Lane *lane, int in_flight, int max, int64 now)
  * ----------------------------------------------------------------
  */
 
-/* The key has something to send, according to its state. */
-void
-txn_queue_key(WorkerKey *key)
+static Lane *
+lane_of(const WorkerKey *key, int64 now)
 {
-	int64		now = clock_now();
-	Lane	   *lane = lane_for(key_max_ops(key, now), key_is_long(key, now));
+	return lane_for(key_max_ops(key, now), key_is_long(key, now));
+}
+
+static void
+queue_key(WorkerKey *key, int64 now)
+{
+	Lane	   *lane = lane_of(key, now);
 	dlist_head *queue;
 
 	name_leave_queue(key);
@@ -214,6 +222,13 @@ txn_queue_key(WorkerKey *key)
 	}
 	dlist_push_tail(queue, &key->queue_link);
 	key->queued = true;
+}
+
+/* The key has something to send, according to its state. */
+void
+txn_queue_key(WorkerKey *key)
+{
+	queue_key(key, clock_now());
 }
 
 /*
@@ -326,7 +341,7 @@ in_a_hurry(const Lane *lane, int64 now)
  * role with few requests does not wait for all of another one's.
  */
 static void
-take_turns(const TxnBuilder *b, Lane *lane, dlist_head *queue)
+take_turns(const TxnBuilder *b, Lane *lane, dlist_head *queue, Oid last)
 {
 	WorkerKey **keys;
 	uint32	   *roles;
@@ -352,7 +367,7 @@ take_turns(const TxnBuilder *b, Lane *lane, dlist_head *queue)
 	if (is_one_role)
 		return;
 	order = palloc(n * sizeof(*order));
-	turns_order(roles, n, lane->last_role, palloc(TURNS_SCRATCH(n) * sizeof(int)), order);
+	turns_order(roles, n, last, palloc(TURNS_SCRATCH(n) * sizeof(int)), order);
 	for (int i = n - 1; i >= 0; i--)
 	{
 		dlist_delete(&keys[order[i]]->queue_link);
@@ -374,10 +389,10 @@ fits(TxnBuilder *b, int nops, int max_ops)
 
 /* The key's operation is in a Txn now. */
 static void
-note_taken(Lane *lane, const WorkerKey *key)
+note_taken(Oid *last, const WorkerKey *key)
 {
-	lane->last_role = shared_key(key)->role;
-	role_requests_sent(lane->last_role);
+	*last = shared_key(key)->role;
+	role_requests_sent(*last);
 }
 
 /*
@@ -387,9 +402,9 @@ note_taken(Lane *lane, const WorkerKey *key)
 static bool
 has_moved(WorkerKey *key, const Lane *lane, int64 now)
 {
-	if (lane_for(key_max_ops(key, now), key_is_long(key, now)) == lane)
+	if (lane_of(key, now) == lane)
 		return false;
-	txn_queue_key(key);
+	queue_key(key, now);
 	return true;
 }
 
@@ -409,7 +424,7 @@ take_deletes(TxnBuilder *b, Lane *lane, int64 now)
 		if (!is_ready(key, now) || !may_join(b, key, now) ||
 			!fits(b, 1, key_max_ops(key, now)) || !start_sending(key))
 			continue;
-		note_taken(lane, key);
+		note_taken(&lane->last_delete, key);
 		txn_build_add_delete(b, key);
 	}
 }
@@ -441,9 +456,9 @@ may_be_first(const TxnBuilder *b, const WorkerKey *key, int64 now, int64 *since)
 
 /*
  * Etcd may refuse a lease for the tick, and the session need not wait for one.  It
- * marks the key deleting.
+ * marks the key deleting, and has the time to: the key must not be sent.
  */
-static void
+static bool
 tell_refusal(const WorkerKey *key)
 {
 	LockEntry  *entry = key->name->entry;
@@ -452,7 +467,7 @@ tell_refusal(const WorkerKey *key)
 	LWLock	   *lock;
 
 	if (tick_lease_refusal() == NULL)
-		return;
+		return false;
 	failure = *tick_lease_refusal();
 	lock = name_lock(key->name);
 	if (lock_key_is_unsure(entry, shared))
@@ -460,6 +475,7 @@ tell_refusal(const WorkerKey *key)
 	lock_key_tell_failure(entry, shared, &failure);
 	lock_table_wake_entry(entry);
 	lock_table_unlock(lock);
+	return true;
 }
 
 /*
@@ -494,13 +510,12 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 		}
 		if (shared_key(key)->has_tick && !tick_lease_get(&tick_lease))
 		{
-			tell_refusal(key);
-			key->retry_at = now + TICK_LEASE_PAUSE;
+			key->retry_at = now + (tell_refusal(key) ? TOLD_PAUSE : TICK_LEASE_PAUSE);
 			continue;
 		}
 		if (!fits(b, first && !is_try ? 2 : 1, key_max_ops(key, now)) || !start_sending(key))
 			continue;
-		note_taken(lane, key);
+		note_taken(&lane->last_put, key);
 		if (is_try)
 			txn_build_add_try(b, key, tick_lease);
 		else if (first)
@@ -539,7 +554,7 @@ take_key_reads(TxnBuilder *b, Lane *lane, int64 now)
 		if (!may_be_sent(key, now) || !may_join(b, key, now) || has_moved(key, lane, now) ||
 			!fits(b, 3, key_max_ops(key, now)) || !start_sending(key))
 			continue;
-		note_taken(lane, key);
+		note_taken(&lane->last_key_read, key);
 		txn_build_add_read(b, key);
 	}
 }
@@ -566,27 +581,27 @@ take_reads(TxnBuilder *b, Lane *lane, int64 now)
 {
 	enum
 	{
-		KEY_READS, RANGES, ORPHAN_READS, NKINDS
+		KEY_READS, RANGES, ORPHAN_READS
 	};
+	int			nkinds = lane_kind(lane) == TXN_LANE_SUSPECTS ? 3 : 2;
 
-	for (int i = 0; i < NKINDS; i++)
+	for (int i = 0; i < nkinds; i++)
 	{
-		switch ((lane->first_read + i) % NKINDS)
+		switch ((lane->first_read + i) % nkinds)
 		{
 			case KEY_READS:
-				take_turns(b, lane, &lane->key_reads);
+				take_turns(b, lane, &lane->key_reads, lane->last_key_read);
 				take_key_reads(b, lane, now);
 				break;
 			case RANGES:
 				take_ranges(b, lane, now);
 				break;
 			case ORPHAN_READS:
-				if (lane_kind(lane) == TXN_LANE_SUSPECTS)
-					take_orphan_reads(b, now);
+				take_orphan_reads(b, now);
 				break;
 		}
 	}
-	lane->first_read = (lane->first_read + 1) % NKINDS;
+	lane->first_read = (lane->first_read + 1) % nkinds;
 }
 
 /*
@@ -603,12 +618,12 @@ take_writes(TxnBuilder *b, Lane *lane, int64 now)
 	{
 		if ((i == 0) != puts_first)
 		{
-			take_turns(b, lane, &lane->deletes);
+			take_turns(b, lane, &lane->deletes, lane->last_delete);
 			take_deletes(b, lane, now);
 		}
 		else if (may_put())
 		{
-			take_turns(b, lane, &lane->puts);
+			take_turns(b, lane, &lane->puts, lane->last_put);
 			take_puts(b, lane, now);
 		}
 	}

@@ -76,15 +76,19 @@ refuse_key(WorkerKey *key, LockFailureKind kind, int64 sent_at)
 	key_step(key, KEY_ON_BLOCKED, &failure);
 }
 
-/* Tell the sessions what etcd said, and leave the key as it is. */
+/*
+ * Tell the sessions that still ask for it what etcd said, and leave the key as it
+ * is.
+ */
 static void
-tell_failure(const TxnOp *op, const EtcdError *error)
+tell_failure(const TxnOp *op, LockFailureKind kind, const EtcdError *error)
 {
-	LockFailure failure = {.kind = FAILURE_ERROR,.sqlerrcode = sqlstate_of(error)};
+	LockFailure failure = {.kind = kind,.sqlerrcode = sqlstate_of(error)};
 	LWLock	   *lock = name_lock(op->name);
 
 	strlcpy(failure.message, error->message, sizeof(failure.message));
-	lock_key_tell_failure(op->name->entry, shared_key(op->key), &failure);
+	if (shared_key(op->key)->state != KEY_ABANDONED)
+		lock_key_tell_failure(op->name->entry, shared_key(op->key), &failure);
 	lock_table_unlock(lock);
 }
 
@@ -105,7 +109,7 @@ op_too_long(TxnOp *op, const EtcdError *error, bool alone)
 		return;
 	}
 	if (alone)
-		tell_failure(op, error);
+		tell_failure(op, FAILURE_ERROR, error);
 	key_step(key, KEY_ON_UNKNOWN, NULL);
 }
 
@@ -146,7 +150,8 @@ range_not_done(WorkerName *name, Outcome outcome, const EtcdError *error, int no
 static void
 op_without_space(TxnOp *op, const EtcdError *error)
 {
-	tell_failure(op, error);
+	tell_failure(op, op->kind == TXN_OP_TRY && op->has_tick ? FAILURE_UNSURE : FAILURE_ERROR,
+				 error);
 	key_step(op->key, KEY_ON_UNKNOWN, NULL);
 }
 
@@ -159,7 +164,8 @@ op_refused(TxnOp *op, const EtcdError *error, int nops)
 {
 	WorkerKey  *key = op->key;
 
-	if (op_puts(op) && error->code == ETCD_RESOURCE_EXHAUSTED)
+	if (op_puts(op) && error->code == ETCD_RESOURCE_EXHAUSTED &&
+		strstr(error->message, "database space exceeded") != NULL)
 	{
 		op_without_space(op, error);
 		return;
