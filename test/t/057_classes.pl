@@ -66,9 +66,10 @@ foreach my $n (1, 3)
 			$ready &&= status('lease') eq $lease;
 			sleep 0.5;
 		}
-		$held = $session->try("SELECT etcd_lock_check('/slow')")->{out};
+		my $result = $session->try("SELECT etcd_lock_check('/slow')");
+		$held = $result->{out} . $result->{err};
 		$released = $session->try("SELECT etcd_unlock('/slow')")->{out};
-		last if $ready;
+		last if $ready && $result->{sqlstate} eq '';
 	}
 	is($locked, 't', "$n slow: a lock");
 	ok($ready, "$n slow: the lease is kept");
