@@ -293,6 +293,10 @@ commit_begin_command(bool in_transaction)
 		command = COMMAND_RUNS;
 		return;
 	}
+
+	/* another module's callback runs it */
+	if (get_state() == XACT_COMMITTING)
+		return;
 	PG_TRY();
 	{
 		guard(true);

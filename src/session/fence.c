@@ -188,8 +188,8 @@ etcd_lock_sql_fence(PG_FUNCTION_ARGS)
 	table = fences_table(fcinfo);
 
 	/*
-	 * A serializable transaction would conflict with all others that have a
-	 * fence.
+	 * Reading the table, a serializable transaction would conflict with all
+	 * others that have a fence; so it may be in the way.
 	 */
 	if (!IsolationIsSerializable() && is_refused(table, row, &name, token, shown))
 		PG_RETURN_BOOL(false);

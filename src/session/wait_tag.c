@@ -272,7 +272,8 @@ acquire_without_waiting(LocalHold *local, const LockRequest *request,
 	return false;
 #endif
 	if (!compat_lock_held_by_me(&local->name.tag, lock_session_pgmode(other)) ||
-		(local->mode == LOCK_EXCLUSIVE && wait_tag_somebody_has(local)))
+		(local->mode == LOCK_EXCLUSIVE &&
+		 (lock_hold_others_have_tag(local->hold) || wait_tag_somebody_has(local))))
 		return false;
 	soon.give_up_at = Min(soon.give_up_at, clock_now() + OVERTAKING);
 	return wait_for_tag_at_most(local, request, &soon) == TAG_ACQUIRED;

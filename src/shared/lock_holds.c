@@ -220,6 +220,30 @@ lock_hold_somebody_has(LockHold *hold)
 	return held;
 }
 
+/*
+ * Does another session here have PostgreSQL's lock by our functions, or will it
+ * soon?
+ */
+bool
+lock_hold_others_have_tag(LockHold *hold)
+{
+	LockEntry  *entry = hold->entry;
+	LWLock	   *lock = lock_table_partition(entry);
+	dlist_iter	iter;
+	bool		found = false;
+
+	LWLockAcquire(lock, LW_SHARED);
+	dlist_foreach(iter, &entry->owners)
+	{
+		const LockHold *other = dlist_container(LockHold, link, iter.cur);
+
+		found = found || (other->state != HOLD_WAITING && !other->superseded &&
+						  other->procno != hold->procno);
+	}
+	LWLockRelease(lock);
+	return found;
+}
+
 static bool
 has_pid(dlist_head *list, int pid)
 {

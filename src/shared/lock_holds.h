@@ -31,6 +31,7 @@ extern bool lock_hold_is_queued(LockHold *hold);
 extern bool lock_hold_is_behind(LockHold *hold);
 extern bool lock_hold_others_ahead(LockHold *hold);
 extern bool lock_hold_somebody_has(LockHold *hold);
+extern bool lock_hold_others_have_tag(LockHold *hold);
 
 /* Another session of this server that has PostgreSQL's lock, or wants etcd's. */
 typedef struct LockOther

@@ -243,11 +243,14 @@ lock_key_is_unsure(LockEntry *entry, const LockKey *key)
 	return hold != NULL && hold->claim_unsure;
 }
 
-/* The key will not be granted: tell those who ask for it. */
-void
+/*
+ * The key will not be granted: tell those who ask for it.  Returns whether there are any.
+ */
+bool
 lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 					  const LockFailure *failure)
 {
+	bool		told = false;
 	dlist_iter	iter;
 
 	ASSERT_ENTRY_LOCKED_EXCLUSIVELY(entry);
@@ -268,7 +271,6 @@ lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 			(key->has_tick && key->claim != hold->claim))
 			continue;
 
-
 		/* A try does not wait, so it is no part of a deadlock. */
 		if (kind == FAILURE_DEADLOCK && hold->is_try)
 			kind = FAILURE_REFUSED;
@@ -277,7 +279,9 @@ lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 			continue;
 		hold->failure = *failure;
 		hold->failure.kind = kind;
+		told = true;
 	}
+	return told;
 }
 
 static void
@@ -325,7 +329,7 @@ do_step(LockEntry *entry, LockKey *key, KeyEvent event, const LockFailure *failu
 	if (step.actions & KEY_DO_LOSE)
 		lose_holders(entry, key);
 	if (step.actions & KEY_DO_FAIL)
-		lock_key_tell_failure(entry, key, failure);
+		(void) lock_key_tell_failure(entry, key, failure);
 	key->state = step.next;
 	if (step.actions & KEY_DO_FREE)
 		free_slot(key);

@@ -60,7 +60,7 @@ extern int64 lock_key_ask_look(LockEntry *entry, LockKey *key);
 extern bool lock_key_wants_look(const LockKey *key);
 extern bool lock_key_behind_since(LockEntry *entry, LockKey *key, int64 since);
 extern bool lock_key_is_unsure(LockEntry *entry, const LockKey *key);
-extern void lock_key_tell_failure(LockEntry *entry, const LockKey *key,
+extern bool lock_key_tell_failure(LockEntry *entry, const LockKey *key,
 								  const LockFailure *failure);
 extern void lock_key_checked(LockEntry *entry, LockKey *key,
 							 bool foreign_waiter, int64 looked_at);

@@ -170,11 +170,16 @@ lock_text_for_message(const char *message)
 	return buf.data;
 }
 
-/* Of any text that is not plain ASCII. */
 void
 lock_text_prepare(void)
 {
-	pfree(lock_text_etcd_message("\xc3\xa9"));
+	int			ours = GetDatabaseEncoding();
+	int			client = pg_get_client_encoding();
+
+	if (ours != PG_UTF8 && ours != PG_SQL_ASCII)
+		(void) find_conversion(PG_UTF8, ours);
+	if (ours != client && ours != PG_SQL_ASCII && client != PG_SQL_ASCII)
+		(void) find_conversion(ours, client);
 }
 
 char *

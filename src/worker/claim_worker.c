@@ -121,6 +121,11 @@ send(Claim *claim, const EtcdTxn *txn, void (*done) (void *arg, const EtcdRespon
 
 	int64		left = claim->request.give_up_at - clock_now();
 
+	if (left <= 0)
+	{
+		fail(claim, ERRCODE_CONNECTION_FAILURE, "its session has given up");
+		return;
+	}
 	claim->min_revision = lock_shared->highest_revision;
 	claim->epoch = deadline_epoch(&lock_shared->deadline);
 	if (link_call(LINK_LOCK, etcd_request_txn(txn), (int) Max(left / 1000, 1), &callbacks,
@@ -171,11 +176,6 @@ send_put(Claim *claim)
 	EtcdOp		look[2] = {{.type = ETCD_OP_RANGE}, {.type = ETCD_OP_RANGE}};
 	EtcdTxn		txn = {compare, 2, &put, 1, look, 2};
 
-	if (clock_now() >= claim->request.give_up_at)
-	{
-		fail(claim, ERRCODE_CONNECTION_FAILURE, "its session has given up");
-		return;
-	}
 	if (!tick_lease_get(&put.lease))
 	{
 		dlist_push_tail(&MyClaims->waiting, &claim->link);
@@ -278,7 +278,9 @@ take_response(Claim *claim, const EtcdResponse *response, EtcdTxnResult *result,
 	EtcdError	error;
 
 	if (!response->delivered)
-		fail(claim, ERRCODE_CONNECTION_FAILURE, response->error);
+		fail(claim, ERRCODE_CONNECTION_FAILURE,
+			 response->ambiguous && fits == put_fits ?
+			 "no response; it is not known whether the tick was claimed" : response->error);
 	else if (!etcd_response_txn(&response->reply, result, &error))
 	{
 		if (error.code != ETCD_NOT_FOUND || ++claim->rounds > MAX_ROUNDS)
@@ -339,15 +341,16 @@ look_at_waiting(void)
 	dlist_foreach_modify(iter, &MyClaims->waiting)
 	{
 		Claim	   *claim = dlist_container(Claim, link, iter.cur);
+		bool		has_lease = tick_lease_get(&lease);
+		const LockFailure *refusal = tick_lease_refusal();
 
-		if (!tick_lease_get(&lease) && tick_lease_refusal() == NULL &&
-			clock_now() < claim->request.give_up_at)
+		if (!has_lease && refusal == NULL && clock_now() < claim->request.give_up_at)
 			continue;
 		dlist_delete(&claim->link);
-		if (tick_lease_get(&lease))
+		if (has_lease)
 			send_put(claim);
-		else if (tick_lease_refusal() != NULL)
-			fail(claim, tick_lease_refusal()->sqlerrcode, tick_lease_refusal()->message);
+		else if (refusal != NULL)
+			fail(claim, refusal->sqlerrcode, refusal->message);
 		else
 			fail(claim, ERRCODE_CONNECTION_FAILURE, "no lease for ticks");
 	}

@@ -528,7 +528,7 @@ name_queue_refused(WorkerName *name, const LockFailure *failure)
 
 		if (key == NULL)
 			continue;
-		lock_key_tell_failure(name->entry, shared, failure);
+		(void) lock_key_tell_failure(name->entry, shared, failure);
 		if (shared->state != KEY_HELD ||
 			key->doubt_until == 0 || clock_now() < key->doubt_until)
 			continue;

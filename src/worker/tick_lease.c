@@ -27,6 +27,7 @@
 #include "shared/settings.h"
 #include "utils/memutils.h"
 #include "worker/context.h"
+#include "worker/old_leases.h"
 #include "worker/tick_lease.h"
 
 /* A lease is in use for this part of the retention. */
@@ -111,15 +112,12 @@ has_response(const EtcdResponse *response)
 	return response->delivered;
 }
 
-/*
- * If it was our lease's anchor, that lease is there, and is not to be granted
- * again under another id.
- */
+/* A lease without an anchor is of no use to anybody. */
 static void
 refused(const EtcdResponse *response, const EtcdError *error)
 {
-	int64		own_id = error->code == ETCD_NOT_FOUND ? 0 : MyTickLease->own_id;
-
+	if (MyTickLease->step == STEP_ANCHOR && error->code != ETCD_NOT_FOUND)
+		(void) old_leases_add(MyTickLease->own_id, 0);
 	if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
 	link_note_error(error->message);
@@ -131,7 +129,6 @@ refused(const EtcdResponse *response, const EtcdError *error)
 				sizeof(MyTickLease->refusal.message));
 	}
 	start_anew();
-	MyTickLease->own_id = own_id;
 	MyTickLease->wanted = false;
 	MyTickLease->retry_at = clock_now() + RETRY_PAUSE;
 }

@@ -65,8 +65,6 @@
  */
 #define GATHERING			INT64CONST(2000)
 
-#define TOLD_PAUSE			INT64CONST(1000000)
-
 typedef struct Lane
 {
 	dlist_head	deletes;		/* of WorkerKey.queue_link */
@@ -456,26 +454,29 @@ may_be_first(const TxnBuilder *b, const WorkerKey *key, int64 now, int64 *since)
 
 /*
  * Etcd may refuse a lease for the tick, and the session need not wait for one.  It
- * marks the key deleting, and has the time to: the key must not be sent.
+ * marks the key deleting, which must not be sent any more.  Returns false if there is
+ * nothing to tell.
  */
 static bool
 tell_refusal(const WorkerKey *key)
 {
 	LockEntry  *entry = key->name->entry;
 	LockKey    *shared = shared_key(key);
+	const LockFailure *refusal = tick_lease_refusal();
 	LockFailure failure;
 	LWLock	   *lock;
+	bool		told;
 
-	if (tick_lease_refusal() == NULL)
+	if (refusal == NULL)
 		return false;
-	failure = *tick_lease_refusal();
+	failure = *refusal;
 	lock = name_lock(key->name);
 	if (lock_key_is_unsure(entry, shared))
 		failure.kind = FAILURE_UNSURE;
-	lock_key_tell_failure(entry, shared, &failure);
+	told = lock_key_tell_failure(entry, shared, &failure);
 	lock_table_wake_entry(entry);
 	lock_table_unlock(lock);
-	return true;
+	return told;
 }
 
 /*
@@ -510,7 +511,7 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 		}
 		if (shared_key(key)->has_tick && !tick_lease_get(&tick_lease))
 		{
-			key->retry_at = now + (tell_refusal(key) ? TOLD_PAUSE : TICK_LEASE_PAUSE);
+			key->retry_at = tell_refusal(key) ? PG_INT64_MAX : now + TICK_LEASE_PAUSE;
 			continue;
 		}
 		if (!fits(b, first && !is_try ? 2 : 1, key_max_ops(key, now)) || !start_sending(key))

@@ -88,7 +88,7 @@ tell_failure(const TxnOp *op, LockFailureKind kind, const EtcdError *error)
 
 	strlcpy(failure.message, error->message, sizeof(failure.message));
 	if (shared_key(op->key)->state != KEY_ABANDONED)
-		lock_key_tell_failure(op->name->entry, shared_key(op->key), &failure);
+		(void) lock_key_tell_failure(op->name->entry, shared_key(op->key), &failure);
 	lock_table_unlock(lock);
 }
 
