@@ -117,6 +117,9 @@ foreach my $kind (qw(xact session))
 	my $offset = -s $here->logfile;
 	is($publisher->query(q(SELECT etcd_try_xact_lock('/apply'))), 'f', 'an idle apply worker has a lock of its session');
 	break_lock($publisher, $etcd, '/apply');
+
+	# else it may be in the midst of its commit when the loss gets known
+	is_logged($here, $offset, qr/lock "\/apply" was lost: its key/, 'this server knows of the loss');
 	$publisher->query(q(INSERT INTO source VALUES ('xact behind a loss')));
 	wait_until_applied('xact behind a loss');
 	is(applied('xact behind a loss'), '1|1', 'what comes behind a loss is applied once');
