@@ -137,12 +137,17 @@ $_->quit foreach @workers;
 	my @first = map { sprintf '/f/%03d', $_ } 1 .. 100;
 	$there->query("SELECT etcd_lock('/g')");
 	$here->query("SET lock_timeout = '1s'");
-	my @before = batches($a);
-	is($here->try('SELECT etcd_lock_all(VARIADIC ARRAY[' . names(@first, '/g') . '])')->{sqlstate},
-		'55P03', 'one of many is taken');
-	wait_until('all are released', sub { $etcd->keys('/f/') == 0 });
-	wait_until('and counted', sub { (batches($a))[1] - $before[1] >= 200 });
-	cmp_ok((batches($a))[0] - $before[0], '<', 50, 'a hundred locks are released in a few requests');
+	my $requests = fastest(
+		50,
+		sub {
+			my @before = batches($a);
+			is($here->try('SELECT etcd_lock_all(VARIADIC ARRAY[' . names(@first, '/g') . '])')->{sqlstate},
+				'55P03', 'one of many is taken');
+			wait_until('all are released', sub { $etcd->keys('/f/') == 0 });
+			wait_until('and counted', sub { (batches($a))[1] - $before[1] >= 200 });
+			return (batches($a))[0] - $before[0];
+		});
+	cmp_ok($requests, '<', 50, 'a hundred locks are released in a few requests');
 	$here->query('RESET lock_timeout');
 	$there->query('SELECT etcd_unlock_all()');
 }
