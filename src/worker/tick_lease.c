@@ -112,11 +112,14 @@ has_response(const EtcdResponse *response)
 	return response->delivered;
 }
 
-/* A lease without an anchor is of no use to anybody. */
+/*
+ * A lease that surely has no anchor is of no use to anybody.  After other errors it may
+ * have one, and other servers' ticks by now.
+ */
 static void
 refused(const EtcdResponse *response, const EtcdError *error)
 {
-	if (MyTickLease->step == STEP_ANCHOR && error->code != ETCD_NOT_FOUND)
+	if (MyTickLease->step == STEP_ANCHOR && error->code == ETCD_PERMISSION_DENIED)
 		(void) old_leases_add(MyTickLease->own_id, 0);
 	if (error->code == ETCD_BAD_RESPONSE)
 		link_bad_response(response, error->message);
