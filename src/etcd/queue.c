@@ -188,6 +188,55 @@ queue_somebody_waits(const QueueView *view, bool exclusive,
 	return false;
 }
 
+static bool
+is_other_servers_read(const QueueView *view, const QueueKey *key, QueueKeyParts *parts)
+{
+	return !key->no_lease &&
+		queue_key_kind(view, key->key, key->key_len) == QUEUE_KEY_READ &&
+		key_layout_split(key->key, key->key_len, parts) && parts->is_server &&
+		!queue_key_is_own(view, key->key, key->key_len);
+}
+
+int
+queue_find_older_read(const QueueView *view, const QueueKey *write)
+{
+	QueueKeyParts by;
+	int			found = -1;
+
+	if (queue_key_kind(view, write->key, write->key_len) != QUEUE_KEY_WRITE ||
+		!key_layout_split(write->key, write->key_len, &by) || !by.is_server)
+		return -1;
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+		QueueKeyParts parts;
+
+		if (key->create_revision >= write->create_revision ||
+			queue_key_kind(view, key->key, key->key_len) == QUEUE_KEY_OTHER)
+			continue;
+		if (is_other_servers_read(view, key, &parts) && parts.lease == by.lease)
+			found = i;
+		else if (!key_layout_split(key->key, key->key_len, &parts) ||
+				 !parts.is_server || parts.lease != by.lease)
+			return -1;			/* the write key has had to wait for this one */
+	}
+	return found;
+}
+
+bool
+queue_has_older_read(const QueueView *view, int64_t create_revision)
+{
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+		QueueKeyParts parts;
+
+		if (key->create_revision < create_revision && is_other_servers_read(view, key, &parts))
+			return true;
+	}
+	return false;
+}
+
 /* ----------------------------------------------------------------
  *		The view of the queue
  * ----------------------------------------------------------------

@@ -85,6 +85,16 @@ extern int	queue_find_data(const QueueView *view, bool exclusive,
 extern bool queue_somebody_waits(const QueueView *view, bool exclusive,
 								 int64_t create_revision);
 
+/*
+ * A write key may be gone, but its server's sessions share the lock by an older
+ * read key with tokens of the write key.  Returns the index of that read key, or
+ * -1 if there is none, it is our own, or the write key cannot have been granted.
+ */
+extern int	queue_find_older_read(const QueueView *view, const QueueKey *write);
+
+/* Is there a read key, older than this, that may have such tokens? */
+extern bool queue_has_older_read(const QueueView *view, int64_t create_revision);
+
 /* The place of a key in the queue, for views. */
 typedef struct QueuePlace
 {

@@ -11,7 +11,8 @@
  *
  * Otherwise the token's upper part is the create_revision of the key that
  * stands for the lock in etcd, of another server or a foreign client; the
- * worker looks for that key and deletes it, fenced by its create_revision.
+ * worker looks for that key and deletes it, fenced by its create_revision, and
+ * an older one of the same server if its sharers' tokens name that key, too.
  * (Etcd does not know for sure which of another server's sessions has the
  * lock, so we ignore the rest of the token.)  The same Txn puts a message
  * below that server's sentinel, which it watches: so it tells the holder at
@@ -42,7 +43,7 @@ PG_FUNCTION_INFO_V1(etcd_lock_sql_break);
 
 /*
  * Ask the worker to delete the key in etcd.  The worker limits the time of
- * each of the three requests that this takes.
+ * each of the five requests that this takes.
  */
 static bool
 break_in_etcd(const LockName *name, int64 create_revision)
@@ -54,7 +55,7 @@ break_in_etcd(const LockName *name, int64 create_revision)
 	LockFailure failure;
 
 	memcpy(request.key, name->key, sizeof(request.key));
-	switch (request_slot_run(REQUEST_BREAK, &request, 3 * etcd_lock_request_timeout,
+	switch (request_slot_run(REQUEST_BREAK, &request, 5 * etcd_lock_request_timeout,
 							 &broken, &failure))
 	{
 		case REQUEST_SLOT_DONE:

@@ -6,6 +6,12 @@
  * See session/break.c.  There is one request at a time, because there is one
  * slot.
  *
+ * A token names a key by its create_revision, but tokens of a name must rise:
+ * the server that has been granted a write key behind a read key of its own
+ * shares the lock by the read key with tokens of the write key.  So we delete
+ * both.  If the write key is gone, the past of the queue, which etcd keeps
+ * until it compacts it, says which server it was of.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -27,14 +33,27 @@
 #include "worker/context.h"
 #include "worker/key_value.h"
 #include "worker/lease.h"
+#include "worker/name_queue.h"
+
+/* A key that is to be deleted. */
+typedef struct Target
+{
+	char	   *key;			/* palloc'd */
+	size_t		key_len;
+	int64		create_revision;
+	int64		lease;
+} Target;
 
 struct BreakWorker
 {
 	BreakRequest current;
 	uint64		current_id;
-	char	   *broken_key;		/* the key that is to be deleted */
-	size_t		broken_key_len;
-	int64		broken_lease;
+	char	   *past_key;		/* the key that the token names, if it is gone */
+	size_t		past_key_len;
+	Target		targets[2];
+	int			ntargets;
+	int			at;				/* the target that is deleted now */
+	bool		broken;			/* a key has been deleted */
 	char		ns[ETCD_HOLDER_TEXT];	/* namespace of its server's sentinel */
 	bool		with_message;
 	int64		min_revision;	/* highest known when the request was sent, */
@@ -78,7 +97,13 @@ has_response(const EtcdResponse *response, bool decoded, const EtcdError *error)
 	return response->delivered && decoded;
 }
 
+/* ----------------------------------------------------------------
+ *		Deleting the keys
+ * ----------------------------------------------------------------
+ */
+
 static void delete_key(void);
+static void next_target(void);
 
 /*
  * Is it the response to our Txn?  If it deleted something, it must be newer.
@@ -125,7 +150,8 @@ delete_done(void *arg, const EtcdResponse *response)
 		{
 			if (MyBreak->epoch == deadline_epoch(&lock_shared->deadline))
 				lease_saw_header(response, &result.header);
-			finish(result.succeeded);
+			MyBreak->broken |= result.succeeded;
+			next_target();
 		}
 	}
 	if (decoded)
@@ -147,20 +173,21 @@ send(EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 static void
 delete_key(void)
 {
+	const Target *target = &MyBreak->targets[MyBreak->at];
 	EtcdOp		ops[2] = {{.type = ETCD_OP_DELETE}, {.type = ETCD_OP_PUT}};
 	EtcdCompare compare = {
 		.target = ETCD_COMPARE_CREATE,.result = ETCD_COMPARE_EQUAL,
-		.revision = MyBreak->current.create_revision
+		.revision = target->create_revision
 	};
 	EtcdTxn		txn = {&compare, 1, ops, 1, NULL, 0};
 	QueueKeyParts parts;
 	char		message[KEY_LAYOUT_SIZE];
 
-	ops[0].range.key = MyBreak->broken_key;
-	ops[0].range.key_len = MyBreak->broken_key_len;
+	ops[0].range.key = target->key;
+	ops[0].range.key_len = target->key_len;
 	compare.range = ops[0].range;
-	MyBreak->with_message = MyBreak->with_message && MyBreak->broken_lease != 0 &&
-		key_layout_split(MyBreak->broken_key, MyBreak->broken_key_len, &parts) && parts.is_server;
+	MyBreak->with_message = MyBreak->with_message && target->lease != 0 &&
+		key_layout_split(target->key, target->key_len, &parts) && parts.is_server;
 	if (MyBreak->with_message)
 	{
 		ops[1].range.key = message;
@@ -170,7 +197,7 @@ delete_key(void)
 		ops[1].value = key_value_make(&lock_table_proc(MyBreak->current.procno)->who,
 									  MyBreak->current.pid, GetCurrentTimestamp());
 		ops[1].value_len = strlen(ops[1].value);
-		ops[1].lease = MyBreak->broken_lease;
+		ops[1].lease = target->lease;
 		txn.nsuccess = 2;
 	}
 	send(etcd_request_txn(&txn), delete_done);
@@ -207,17 +234,18 @@ value_done(void *arg, const EtcdResponse *response)
 	EtcdRangeResult result;
 	EtcdError	error = {0};
 	bool		decoded;
+	const Target *target = &MyBreak->targets[MyBreak->at];
 	const EtcdKeyValue *kv;
 	EtcdHolder	holder;
 
 	decoded = response->delivered &&
 		etcd_response_range(&response->reply, &result, &error);
 	if (is_current(arg) && has_response(response, decoded, &error) &&
-		read_fits(&result, MyBreak->broken_key, MyBreak->broken_key_len))
+		read_fits(&result, target->key, target->key_len))
 	{
 		kv = result.range.nkvs == 1 ? &result.range.kvs[0] : NULL;
-		if (kv == NULL || kv->create_revision != MyBreak->current.create_revision)
-			finish(false);
+		if (kv == NULL || kv->create_revision != target->create_revision)
+			next_target();
 		else
 		{
 			strlcpy(MyBreak->ns,
@@ -232,71 +260,188 @@ value_done(void *arg, const EtcdResponse *response)
 		etcd_response_free_range(&result);
 }
 
-/* This is the key to delete. */
+/* Delete the next key, unless it was the last one. */
 static void
-read_value(const EtcdKeyValue *kv)
+next_target(void)
 {
 	EtcdOp		op = {.type = ETCD_OP_RANGE};
 
-	if (MyBreak->broken_key != NULL)
-		pfree(MyBreak->broken_key);
-	MyBreak->broken_key = MemoryContextAlloc(TopMemoryContext, kv->key_len);
-	memcpy(MyBreak->broken_key, kv->key, kv->key_len);
-	MyBreak->broken_key_len = kv->key_len;
-	MyBreak->broken_lease = kv->lease;
+	if (++MyBreak->at >= MyBreak->ntargets)
+	{
+		finish(MyBreak->broken);
+		return;
+	}
 	MyBreak->with_message = true;
-
-	op.range.key = MyBreak->broken_key;
-	op.range.key_len = MyBreak->broken_key_len;
+	op.range.key = MyBreak->targets[MyBreak->at].key;
+	op.range.key_len = MyBreak->targets[MyBreak->at].key_len;
 	send(etcd_request_range(&op), value_done);
 }
 
-static const EtcdKeyValue *
-find_key(const EtcdOpResult *range)
+/* ----------------------------------------------------------------
+ *		Finding the keys
+ * ----------------------------------------------------------------
+ */
+
+static char *
+copy_key(const EtcdKeyValue *kv)
 {
-	QueueView	view = {.name = MyBreak->current.key,
-	.name_len = strlen(MyBreak->current.key),.owner = ""};
+	char	   *key = MemoryContextAlloc(TopMemoryContext, kv->key_len);
 
-	for (int i = 0; i < range->nkvs; i++)
-	{
-		const EtcdKeyValue *kv = &range->kvs[i];
-
-		if (kv->create_revision == MyBreak->current.create_revision &&
-			queue_key_kind(&view, kv->key, kv->key_len) != QUEUE_KEY_OTHER)
-			return kv;
-	}
-	return NULL;
+	memcpy(key, kv->key, kv->key_len);
+	return key;
 }
 
 static void
-range_done(void *arg, const EtcdResponse *response)
+forget_keys(void)
 {
-	EtcdRangeResult result;
-	EtcdError	error = {0};
-	const EtcdKeyValue *found;
-	bool		decoded;
+	for (int i = 0; i < MyBreak->ntargets; i++)
+		pfree(MyBreak->targets[i].key);
+	MyBreak->ntargets = 0;
+	if (MyBreak->past_key != NULL)
+		pfree(MyBreak->past_key);
+	MyBreak->past_key = NULL;
+}
+
+static void
+add_target(const EtcdKeyValue *kv)
+{
+	Assert(MyBreak->ntargets < lengthof(MyBreak->targets));
+	MyBreak->targets[MyBreak->ntargets++] = (Target)
+	{
+		.key = copy_key(kv),.key_len = kv->key_len,
+			.create_revision = kv->create_revision,.lease = kv->lease
+	};
+}
+
+static void
+read_queue(int64 revision, void (*done) (void *, const EtcdResponse *))
+{
+	EtcdOp		op = {.type = ETCD_OP_RANGE,.keys_only = true,.revision = revision};
+	char		start[KEY_LAYOUT_SIZE];
+	char		end[KEY_LAYOUT_SIZE];
+
+	op.range.key_len = key_layout_queue_start(start, MyBreak->current.key);
+	op.range.key = start;
+	op.range.end_len = key_layout_queue_end(end, MyBreak->current.key);
+	op.range.end = end;
+	send(etcd_request_range(&op), done);
+}
+
+static bool
+is_our_queue(const EtcdRangeResult *result)
+{
 	char		start[KEY_LAYOUT_SIZE];
 	size_t		start_len = key_layout_queue_start(start, MyBreak->current.key);
 
+	return read_fits(result, start, start_len);
+}
+
+/* Returns the index of the key that the token names, or -1. */
+static int
+find_named(const QueueView *view)
+{
+	for (int i = 0; i < view->nkeys; i++)
+	{
+		const QueueKey *key = &view->keys[i];
+
+		if (key->create_revision == MyBreak->current.create_revision &&
+			queue_key_kind(view, key->key, key->key_len) != QUEUE_KEY_OTHER)
+			return i;
+	}
+	return -1;
+}
+
+static void past_done(void *arg, const EtcdResponse *response);
+
+static void
+find_targets(const EtcdRangeResult *result)
+{
+	QueueView	view;
+	QueueKey	named = {MyBreak->past_key, MyBreak->past_key_len, MyBreak->current.create_revision};
+	int			found;
+	int			older;
+
+	name_queue_view(MyBreak->current.key, &result->range, &view);
+	found = find_named(&view);
+	if (found >= 0)
+		named = view.keys[found];
+
+	if (named.no_lease)
+	{
+		char		shown[LOCK_FAILURE_SIZE / 2];
+
+		printable_copy(shown, sizeof(shown), named.key, named.key_len);
+		fail(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+			 psprintf("key \"%s\" in etcd is not a lock: it has no lease", shown));
+	}
+	else if (named.key == NULL && result->header.revision > named.create_revision &&
+			 queue_has_older_read(&view, named.create_revision))
+		read_queue(named.create_revision, past_done);
+	else
+	{
+		older = named.key == NULL ? -1 : queue_find_older_read(&view, &named);
+		if (found >= 0)
+			add_target(&result->range.kvs[found]);
+		if (older >= 0)
+			add_target(&result->range.kvs[older]);
+		MyBreak->at = -1;
+		next_target();
+	}
+	pfree(unconstify(QueueKey *, view.keys));
+}
+
+static void
+queue_done(void *arg, const EtcdResponse *response)
+{
+	EtcdRangeResult result;
+	EtcdError	error = {0};
+	bool		decoded;
+
 	decoded = response->delivered &&
 		etcd_response_range(&response->reply, &result, &error);
-	if (is_current(arg) && has_response(response, decoded, &error) &&
-		read_fits(&result, start, start_len))
-	{
-		found = find_key(&result.range);
-		if (found == NULL)
-			finish(false);
-		else if (found->lease == 0)
-		{
-			char		shown[LOCK_FAILURE_SIZE / 2];
+	if (is_current(arg) && has_response(response, decoded, &error) && is_our_queue(&result))
+		find_targets(&result);
+	if (decoded)
+		etcd_response_free_range(&result);
+}
 
-			printable_copy(shown, sizeof(shown), found->key, found->key_len);
-			fail(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-				 psprintf("key \"%s\" in etcd is not a lock: it has no lease", shown));
-		}
-		else
-			read_value(found);
+/* The queue as it was when the token's key was put: look at today's once more. */
+static void
+find_past_key(const EtcdRangeResult *result)
+{
+	QueueView	view;
+	int			found;
+
+	name_queue_view(MyBreak->current.key, &result->range, &view);
+	found = find_named(&view);
+	if (found < 0)
+		finish(false);
+	else
+	{
+		MyBreak->past_key = copy_key(&result->range.kvs[found]);
+		MyBreak->past_key_len = result->range.kvs[found].key_len;
+		read_queue(0, queue_done);
 	}
+	pfree(unconstify(QueueKey *, view.keys));
+}
+
+static void
+past_done(void *arg, const EtcdResponse *response)
+{
+	EtcdRangeResult result;
+	EtcdError	error = {0};
+	bool		decoded;
+
+	decoded = response->delivered &&
+		etcd_response_range(&response->reply, &result, &error);
+	if (!is_current(arg))
+		 /* given up */ ;
+	else if (response->delivered && !decoded && error.code == ETCD_OUT_OF_RANGE)
+		fail(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+			 "the key of this token is gone, and etcd has compacted its history: "
+			 "a key of the queue may have the lock, but it is not known which");
+	else if (has_response(response, decoded, &error) && is_our_queue(&result))
+		find_past_key(&result);
 	if (decoded)
 		etcd_response_free_range(&result);
 }
@@ -304,18 +449,14 @@ range_done(void *arg, const EtcdResponse *response)
 void
 break_worker_tick(void)
 {
-	EtcdOp		op = {.type = ETCD_OP_RANGE,.keys_only = true};
-	char		start[KEY_LAYOUT_SIZE];
-	char		end[KEY_LAYOUT_SIZE];
-	uint64		id = request_slot_take(REQUEST_BREAK, &MyBreak->current);
+	BreakRequest request;
+	uint64		id = request_slot_take(REQUEST_BREAK, &request);
 
 	if (id == 0)
 		return;
+	forget_keys();
+	MyBreak->current = request;
 	MyBreak->current_id = id;
-
-	op.range.key_len = key_layout_queue_start(start, MyBreak->current.key);
-	op.range.key = start;
-	op.range.end_len = key_layout_queue_end(end, MyBreak->current.key);
-	op.range.end = end;
-	send(etcd_request_range(&op), range_done);
+	MyBreak->broken = false;
+	read_queue(0, queue_done);
 }

@@ -45,7 +45,7 @@
 
 /* view->keys is palloc'd. */
 void
-name_queue_view(const WorkerName *name, const EtcdOpResult *range, QueueView *view)
+name_queue_view(const char *name, const EtcdOpResult *range, QueueView *view)
 {
 	QueueKey   *keys = palloc(Max(range->nkvs, 1) * sizeof(QueueKey));
 
@@ -56,8 +56,8 @@ name_queue_view(const WorkerName *name, const EtcdOpResult *range, QueueView *vi
 		keys[i].create_revision = range->kvs[i].create_revision;
 		keys[i].no_lease = range->kvs[i].lease == 0;
 	}
-	view->name = name->name;
-	view->name_len = name->name_len;
+	view->name = name;
+	view->name_len = strlen(name);
 	/* keys that are left from earlier epochs are ours, too (rule 14) */
 	view->owner = lease_id_base_hex();
 	view->owner_len = strlen(view->owner);
@@ -289,7 +289,7 @@ name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision,
 	QueueView	view;
 	const QueueKey *own;
 
-	name_queue_view(name, range, &view);
+	name_queue_view(name->name, range, &view);
 	if (range->nkvs > 1)
 		recent_name_note_contended(name->entry);
 	name_queue_note_length(name, shared->requester_pid, range->nkvs);
@@ -458,7 +458,7 @@ name_queue_update(WorkerName *name, const EtcdOpResult *range, int64 revision,
 	bool		lost = false;
 
 	name->ranged_at = clock_now();
-	name_queue_view(name, range, &view);
+	name_queue_view(name->name, range, &view);
 	if (range->nkvs > 1)
 		recent_name_note_contended(name->entry);
 	name_queue_note_length(name, 0, range->nkvs);

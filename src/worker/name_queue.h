@@ -10,8 +10,7 @@
 
 #include "worker/name.h"
 
-extern void name_queue_view(const WorkerName *name, const EtcdOpResult *range,
-							QueueView *view);
+extern void name_queue_view(const char *name, const EtcdOpResult *range, QueueView *view);
 extern bool name_queue_is_data_ahead(const QueueView *view, LockMode mode,
 									 int64 create_revision, LockFailure *failure);
 extern void name_queue_note_length(WorkerName *name, int pid, int nkeys);

@@ -289,7 +289,7 @@ try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision, int64 sen
 	TickState	tick = TICK_FREE;
 	bool		is_another_tick = false;
 
-	name_queue_view(key->name, &results[0], &view);
+	name_queue_view(key->name->name, &results[0], &view);
 
 	/*
 	 * Our own key is there: the Txn was applied twice, and this is the

@@ -541,6 +541,53 @@ like(log_of($primary),
 	qr{lock "/broken/local" with token $passed was broken by user "$user" \(process @{[$local->pid]},},
 	'the log says who broke it');
 
+# Tokens of a name rise, so after an upgrade those of sharers do not name their key, which
+# is older.
+$token = $holder->query("SELECT etcd_lock_shared('/broken/upgraded')");
+my $upgraded = $holder->query("SELECT etcd_lock('/broken/upgraded')");
+cmp_ok($upgraded >> 20, '>', $token >> 20, 'upgraded by a newer key');
+is($breaker->query("SELECT etcd_lock_break('/broken/upgraded', $upgraded)"), 't', 'break: an upgraded lock');
+wait_until('both modes are lost',
+	sub { $local->query("SELECT count(*) FROM etcd_locks WHERE name = '/broken/upgraded' AND lost") eq '2' });
+$holder->query('SELECT etcd_unlock_all()');
+
+foreach my $compacted (0, 1)
+{
+	$holder->query("SELECT etcd_lock_shared('/broken/upgraded')");
+	$upgraded = $holder->query("SELECT etcd_lock('/broken/upgraded')");
+	$holder->query("SELECT etcd_unlock('/broken/upgraded')");
+	$token = $next->query("SELECT etcd_lock_shared('/broken/upgraded')");
+	is($token >> 20, $upgraded >> 20, 'a sharer\'s token is of the write key');
+	wait_for_keys('/broken/upgraded/', 1);
+	if ($compacted)
+	{
+		$etcd->call('/v3/kv/compaction', { revision => $etcd->revision, physical => JSON::PP::true() });
+		$result = $breaker->try("SELECT etcd_lock_break('/broken/upgraded', $token)");
+		is($result->{sqlstate}, '55000', 'no "false" if etcd has compacted its history');
+		like($result->{err}, qr/compacted/, '... which the message says');
+		is($breaker->query("SELECT etcd_lock_break(name, create_revision << 20) FROM etcd_lock_queue('/broken/upgraded')"),
+			't', '... but a key of the queue can be broken');
+	}
+	else
+	{
+		is($breaker->query("SELECT etcd_lock_break('/broken/upgraded', $token)"), 't', 'break: by that token');
+	}
+	wait_until('it is lost',
+		sub { $local->query("SELECT count(*) FROM etcd_locks WHERE name = '/broken/upgraded' AND lost") eq '2' });
+	$_->query('SELECT etcd_unlock_all()') foreach $holder, $next;
+}
+
+# A former sharer's token does not hit one who was there before.
+my $lease = $etcd->grant;
+$etcd->put(sprintf('/broken/former/read/%016x-%012d', $lease, 1), '', $lease);
+$token = $holder->query("SELECT etcd_lock_shared('/broken/former')");
+$holder->query('SELECT etcd_unlock_all()');
+wait_for_keys('/broken/former/', 1);
+is($breaker->query("SELECT etcd_lock_break('/broken/former', $token)"), 'f',
+	'break: the token of a former sharer');
+is(scalar($etcd->keys('/broken/former/')), 1, 'the key of another server is still there');
+$etcd->revoke($lease);
+
 # Sharers of one key lose it together; integer keys; foreign clients.
 $token = $holder->query("SELECT etcd_lock_shared('/broken/shared')");
 $next->query("SELECT etcd_lock_shared('/broken/shared')");

@@ -404,6 +404,48 @@ test_kept(void)
 	is_int(kept(2, true), 0, "one of our own is in nobody's way here");
 }
 
+static int
+older_read(int n, int64_t revision, const char *write)
+{
+	QueueView	v = view(n);
+	QueueKey	by = {write, strlen(write), revision};
+
+	return queue_find_older_read(&v, &by);
+}
+
+static void
+test_older_read(void)
+{
+	QueueView	v = view(2);
+
+	key(0, 5, NAME "/read/1-1");
+	key(1, 7, NAME "/write/1-2");
+	is_int(older_read(2, 7, NAME "/write/1-2"), 0, "a server's read key before its write key");
+	is_int(older_read(1, 7, NAME "/write/1-2"), 0, "likewise if the write key is gone");
+	is_int(older_read(2, 7, NAME "/read/1-2"), -1, "none before a read key");
+	is_int(older_read(1, 7, NAME "/write/2-2"), -1, "none of another server");
+	is_int(older_read(1, 7, NAME "/write/x"), -1, "none of a foreign client");
+	is_int(older_read(1, 4, NAME "/write/1-2"), -1, "none that came later");
+	ok(queue_has_older_read(&v, 7), "there is one");
+	ok(!queue_has_older_read(&v, 5), "but not before itself");
+
+	key(0, 6, NAME "/read/x");
+	key(1, 5, NAME "/read/1-1");
+	is_int(older_read(2, 7, NAME "/write/1-2"), -1, "none if the write key must wait");
+	key(0, 8, NAME "/read/x");
+	is_int(older_read(2, 7, NAME "/write/1-2"), 1, "a reader that comes later does not matter");
+	key(0, 6, NAME "/deeper/read/x");
+	is_int(older_read(2, 7, NAME "/write/1-2"), 1, "nor do deeper names");
+
+	key(0, 5, NAME "/read/77-1");
+	is_int(older_read(1, 7, NAME "/write/77-2"), -1, "none of our own");
+	key(0, 5, NAME "/read/1-1");
+	keys[0].no_lease = true;
+	is_int(older_read(1, 7, NAME "/write/1-2"), -1, "none without a lease");
+	v = view(1);
+	ok(!queue_has_older_read(&v, 7), "nor is there any");
+}
+
 int
 main(void)
 {
@@ -415,6 +457,7 @@ main(void)
 	test_split();
 	test_data();
 	test_kept();
+	test_older_read();
 	test_places();
 	test_places_like_judge();
 	return done_testing();
