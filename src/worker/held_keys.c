@@ -69,6 +69,8 @@ struct HeldKeys
 
 	bool		notes_in_flight;
 	int64		notes_not_before;
+	int64		notes_alone_until;	/* clock_now(); one in a request: etcd
+									 * refuses some of them */
 };
 
 #define MyHeldKeys (MyWorker->held_keys)
@@ -215,6 +217,7 @@ notes_done(void *arg, const EtcdResponse *response)
 	EtcdTxnResult result;
 	EtcdError	error = {0};
 	bool		done;
+	bool		is_forbidden = false;
 
 	MyHeldKeys->notes_in_flight = false;
 	done = response->delivered &&
@@ -225,8 +228,11 @@ notes_done(void *arg, const EtcdResponse *response)
 		/* The keepalive finds out whether the lease is gone. */
 		if (error.code == ETCD_BAD_RESPONSE)
 			link_bad_response(response, error.message);
+		else if (error.code == ETCD_PERMISSION_DENIED)
+			MyHeldKeys->notes_alone_until = clock_now() + REFUSED_PAUSE;
 		else
 			MyHeldKeys->notes_not_before = clock_now() + REFUSED_PAUSE;
+		is_forbidden = error.code == ETCD_PERMISSION_DENIED && notes->n == 1;
 		(void) txn_build_note_error(&error, notes->max_ops);
 	}
 
@@ -239,7 +245,11 @@ notes_done(void *arg, const EtcdResponse *response)
 		if (key == NULL || key->key_id != notes->note[i].key_id || key->note == NULL)
 			orphan_add(notes->note[i].key, strlen(notes->note[i].key), 0);
 		else if (response->delivered && !done && key->note_revision == 0)
+		{
 			name_forget_note(key);	/* else it goes with the lease */
+			if (is_forbidden)
+				name_set_holder_look(key, clock_now() + REFUSED_PAUSE);
+		}
 		else if (done)
 		{
 			key->note_revision = result.header.revision;
@@ -374,6 +384,7 @@ write_notes(int64 now)
 	WorkerKey  *key = name_first_holder_look();
 	EtcdOp	   *ops;
 	Notes	   *notes;
+	int			max_notes = 1;
 
 	if (key == NULL || key->holder_look_at > now || now < MyHeldKeys->notes_not_before ||
 		!may_note())
@@ -383,8 +394,9 @@ write_notes(int64 now)
 	notes->n = 0;
 	notes->max_ops = txn_build_max_ops();
 	notes->epoch = deadline_epoch(&lock_shared->deadline);
-	while (key != NULL && key->holder_look_at <= now &&
-		   notes->n < Min(MAX_NOTES, notes->max_ops))
+	if (now >= MyHeldKeys->notes_alone_until)
+		max_notes = Min(MAX_NOTES, notes->max_ops);
+	while (key != NULL && key->holder_look_at <= now && notes->n < max_notes)
 	{
 		look_at_holder(key, notes, ops, now);
 		key = name_first_holder_look();

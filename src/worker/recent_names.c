@@ -27,12 +27,12 @@ typedef struct RecentSession
 } RecentSession;
 
 /*
- * A name, by its hash.  Of names that share a place the last one counts: no tenant's
- * names, however many, can be taken for another one's.
+ * A name, by its hash with a seed that nobody knows.  Of names that share a place the last
+ * one counts: no tenant can choose names that are taken for another one's.
  */
 typedef struct RecentName
 {
-	uint32		hash;
+	uint64		hash;
 	int64		until;
 } RecentName;
 
@@ -43,18 +43,12 @@ typedef struct RecentName
  */
 struct RecentNames
 {
+	uint64		seed;
 	RecentName	contended[RECENT_NAMES];
 	RecentName	oversized[RECENT_NAMES];
 	RecentName	refused[RECENT_NAMES];
+	RecentName	long_queue[RECENT_NAMES];
 	RecentSession refused_sessions[RECENT_NAMES];	/* by process id */
-
-	/*
-	 * By the hash of the name with a seed that nobody knows, so that no
-	 * tenant can make another one's names look long.
-	 */
-	uint64		seed;
-	uint64		long_hash[RECENT_NAMES];
-	int64		long_until[RECENT_NAMES];
 	RecentSession long_sessions[RECENT_NAMES];
 };
 
@@ -68,20 +62,30 @@ recent_names_create(void)
 		elog(ERROR, "could not generate a random seed");
 }
 
+static uint64
+name_hash(const LockEntry *entry)
+{
+	return hash_bytes_extended((const unsigned char *) entry->key,
+							   (int) strlen(entry->key), MyRecentNames->seed);
+}
+
 static bool
 is_noted(const RecentName *names, const LockEntry *entry, int64 now)
 {
-	const RecentName *name = &names[entry->hashcode % RECENT_NAMES];
+	uint64		hash = name_hash(entry);
+	const RecentName *name = &names[hash % RECENT_NAMES];
 
-	return name->hash == entry->hashcode && name->until > now;
+	return name->hash == hash && name->until > now;
 }
 
 static void
 note(RecentName *names, const LockEntry *entry, int64 until)
 {
-	names[entry->hashcode % RECENT_NAMES] = (RecentName)
+	uint64		hash = name_hash(entry);
+
+	names[hash % RECENT_NAMES] = (RecentName)
 	{
-		.hash = entry->hashcode,.until = until
+		.hash = hash,.until = until
 	};
 }
 
@@ -129,31 +133,19 @@ note_session(RecentSession *sessions, int pid, int64 until)
 	};
 }
 
-static uint64
-long_hash(const LockEntry *entry)
-{
-	return hash_bytes_extended((const unsigned char *) entry->key,
-							   (int) strlen(entry->key), MyRecentNames->seed);
-}
-
 bool
 recent_name_is_long(const LockEntry *entry, int pid, int64 now)
 {
-	uint64		hash = long_hash(entry);
-
-	return (MyRecentNames->long_hash[hash % RECENT_NAMES] == hash &&
-			MyRecentNames->long_until[hash % RECENT_NAMES] > now) ||
+	return is_noted(MyRecentNames->long_queue, entry, now) ||
 		(pid > 0 && is_session_noted(MyRecentNames->long_sessions, pid, now));
 }
 
 void
 recent_name_note_long(const LockEntry *entry, int pid)
 {
-	uint64		hash = long_hash(entry);
 	int64		until = clock_now() + RECENT_VALID;
 
-	MyRecentNames->long_hash[hash % RECENT_NAMES] = hash;
-	MyRecentNames->long_until[hash % RECENT_NAMES] = until;
+	note(MyRecentNames->long_queue, entry, until);
 	if (pid > 0)
 		note_session(MyRecentNames->long_sessions, pid, until);
 }

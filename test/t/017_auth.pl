@@ -302,6 +302,26 @@ sub nothing_is_lost
 	nothing_is_lost('permission denied');
 }
 
+# Notes on who has a lock by now: those of a namespace where etcd refuses them keep nobody
+# else's away.
+{
+	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
+		'--prefix=true', 'tenant/job');
+	my @sessions = map { session($here) } 1 .. 4;
+	$_->query("SET etcd_lock.namespace = 'tenant/'") foreach @sessions[ 0, 1 ];
+	$_->query("SELECT etcd_lock_shared('job')") foreach @sessions[ 0, 1 ];
+	$_->query("SELECT etcd_lock_shared('/app/noted')") foreach @sessions[ 2, 3 ];
+	$sessions[0]->query("SELECT etcd_unlock_shared('job')");
+	$sessions[2]->query("SELECT etcd_unlock_shared('/app/noted')");
+	my $other = session($there);
+	my $told = sub { $other->query("SELECT pid FROM etcd_lock_queue('/app/noted')") };
+	wait_until('other servers know who has it', sub { $told->() eq $sessions[3]->pid });
+	pass('a note beside one that etcd refuses');
+	ok(!(grep { m{^tenant/\.etcd_lock/} } $etcd->keys('')), '... which is not there');
+	$_->quit foreach @sessions, $other;
+	nothing_is_lost('notes are refused');
+}
+
 # Rights that change while locks are held.
 {
 	$etcd->etcdctl_root('role', 'grant-permission', 'app', 'readwrite',
