@@ -188,53 +188,59 @@ queue_somebody_waits(const QueueView *view, bool exclusive,
 	return false;
 }
 
+/* The last parts of keys of one server begin alike, with whatever lease. */
 static bool
-is_other_servers_read(const QueueView *view, const QueueKey *key, QueueKeyParts *parts)
+is_same_server(const QueueView *view, const QueueKey *a, const QueueKeyParts *a_parts,
+			   const QueueKey *b, const QueueKeyParts *b_parts)
 {
-	return !key->no_lease &&
-		queue_key_kind(view, key->key, key->key_len) == QUEUE_KEY_READ &&
-		key_layout_split(key->key, key->key_len, parts) && parts->is_server &&
-		!queue_key_is_own(view, key->key, key->key_len);
+	return a->key_len - a_parts->last >= view->owner_len &&
+		b->key_len - b_parts->last >= view->owner_len &&
+		memcmp(a->key + a_parts->last, b->key + b_parts->last, view->owner_len) == 0;
 }
 
 int
-queue_find_older_read(const QueueView *view, const QueueKey *write)
+queue_find_older_read(const QueueView *view, int64_t create_revision)
 {
-	QueueKeyParts by;
+	const QueueKey *first = NULL;
+	QueueKeyParts first_parts = {QUEUE_KEY_OTHER};
 	int			found = -1;
 
-	if (queue_key_kind(view, write->key, write->key_len) != QUEUE_KEY_WRITE ||
-		!key_layout_split(write->key, write->key_len, &by) || !by.is_server)
-		return -1;
 	for (int i = 0; i < view->nkeys; i++)
 	{
 		const QueueKey *key = &view->keys[i];
 		QueueKeyParts parts;
 
-		if (key->create_revision >= write->create_revision ||
+		if (key->create_revision >= create_revision ||
 			queue_key_kind(view, key->key, key->key_len) == QUEUE_KEY_OTHER)
 			continue;
-		if (is_other_servers_read(view, key, &parts) && parts.lease == by.lease)
+		if (key->no_lease || queue_key_is_own(view, key->key, key->key_len) ||
+			!key_layout_split(key->key, key->key_len, &parts) || !parts.is_server)
+			return -1;
+		if (first == NULL)
+		{
+			first = key;
+			first_parts = parts;
+		}
+		else if (!is_same_server(view, first, &first_parts, key, &parts))
+			return -1;
+		if (parts.kind == QUEUE_KEY_READ &&
+			(found < 0 || key->create_revision > view->keys[found].create_revision))
 			found = i;
-		else if (!key_layout_split(key->key, key->key_len, &parts) ||
-				 !parts.is_server || parts.lease != by.lease)
-			return -1;			/* the write key has had to wait for this one */
 	}
 	return found;
 }
 
 bool
-queue_has_older_read(const QueueView *view, int64_t create_revision)
+queue_is_write_of(const QueueView *view, const QueueKey *write, const QueueKey *read)
 {
-	for (int i = 0; i < view->nkeys; i++)
-	{
-		const QueueKey *key = &view->keys[i];
-		QueueKeyParts parts;
+	QueueKeyParts write_parts;
+	QueueKeyParts read_parts;
 
-		if (key->create_revision < create_revision && is_other_servers_read(view, key, &parts))
-			return true;
-	}
-	return false;
+	return queue_key_kind(view, write->key, write->key_len) == QUEUE_KEY_WRITE &&
+		queue_key_kind(view, read->key, read->key_len) == QUEUE_KEY_READ &&
+		key_layout_split(write->key, write->key_len, &write_parts) && write_parts.is_server &&
+		key_layout_split(read->key, read->key_len, &read_parts) && read_parts.is_server &&
+		write_parts.lease == read_parts.lease;
 }
 
 /* ----------------------------------------------------------------

@@ -86,14 +86,17 @@ extern bool queue_somebody_waits(const QueueView *view, bool exclusive,
 								 int64_t create_revision);
 
 /*
- * A write key may be gone, but its server's sessions share the lock by an older
- * read key with tokens of the write key.  Returns the index of that read key, or
- * -1 if there is none, it is our own, or the write key cannot have been granted.
+ * Sessions of a server whose write key has been granted behind its own read key
+ * share the lock by the read key with tokens of the write key, which may be gone.
+ * If only one server, and not ours, has keys before this revision, returns the index
+ * of its youngest read key, else -1: then no key with this revision can have been
+ * granted behind one.
  */
-extern int	queue_find_older_read(const QueueView *view, const QueueKey *write);
+extern int	queue_find_older_read(const QueueView *view, int64_t create_revision);
 
-/* Is there a read key, older than this, that may have such tokens? */
-extern bool queue_has_older_read(const QueueView *view, int64_t create_revision);
+/* Are these a write key and a read key of one lease? */
+extern bool queue_is_write_of(const QueueView *view, const QueueKey *write,
+							  const QueueKey *read);
 
 /* The place of a key in the queue, for views. */
 typedef struct QueuePlace

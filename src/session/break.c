@@ -43,19 +43,19 @@ PG_FUNCTION_INFO_V1(etcd_lock_sql_break);
 
 /*
  * Ask the worker to delete the key in etcd.  The worker limits the time of
- * each of the five requests that this takes.
+ * each of the requests, of which it sends six at most as a rule.
  */
 static bool
-break_in_etcd(const LockName *name, int64 create_revision)
+break_in_etcd(const LockName *name, int64 token)
 {
 	BreakRequest request = {
-		.create_revision = create_revision,.procno = compat_my_procno(),.pid = MyProcPid
+		.token = token,.procno = compat_my_procno(),.pid = MyProcPid
 	};
 	int			broken = false;
 	LockFailure failure;
 
 	memcpy(request.key, name->key, sizeof(request.key));
-	switch (request_slot_run(REQUEST_BREAK, &request, 5 * etcd_lock_request_timeout,
+	switch (request_slot_run(REQUEST_BREAK, &request, 6 * etcd_lock_request_timeout,
 							 &broken, &failure))
 	{
 		case REQUEST_SLOT_DONE:
@@ -133,7 +133,7 @@ etcd_lock_sql_break(PG_FUNCTION_ARGS)
 	result = lock_hold_break(name.key, token, by, &released);
 	broken = result == LOCK_BREAK_DONE ||
 		(result == LOCK_BREAK_ELSEWHERE &&
-		 break_in_etcd(&name, token >> TOKEN_PASS_BITS));
+		 break_in_etcd(&name, token));
 	if (broken)
 		ereport(LOG,
 				(errmsg("etcd_lock: lock \"%s\" with token " INT64_FORMAT " was broken by user \"%s\" (process %d, database \"%s\")",

@@ -29,6 +29,7 @@ wait_deadlines_begin(WaitDeadlines *deadlines, const LockRequest *request)
 	if (request->wait >= 0 && request->wait < PG_INT64_MAX - now)
 		give_up_at = now + request->wait;
 
+	deadlines->began_at = now;
 	deadlines->lock_timeout_at = lock_timeout_at;
 	deadlines->give_up_at = give_up_at;
 	deadlines->respond_by = request->is_try ?

@@ -13,6 +13,7 @@
 /* Times from clock_now(); PG_INT64_MAX: never. */
 typedef struct WaitDeadlines
 {
+	int64		began_at;		/* when the session asked for the lock */
 	int64		lock_timeout_at;	/* the lock_timeout setting: an error */
 	int64		give_up_at;		/* the caller's own deadline: a plain "no" */
 	int64		respond_by;		/* a try has no response by then: an error */

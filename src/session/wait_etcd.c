@@ -16,12 +16,14 @@
 #include "session/deadlock.h"
 #include "session/lock_check.h"
 #include "session/wait_etcd.h"
+#include "shared/link_status.h"
 #include "shared/lock_holds.h"
 #include "shared/lock_trace.h"
 #include "shared/role_budget.h"
 #include "shared/settings.h"
 #include "shared/wait_events.h"
 #include "storage/proc.h"
+#include "utils/timestamp.h"
 
 /*
  * A waiter looks at least this often whether the worker is alive, in
@@ -204,6 +206,27 @@ wait_etcd_begin(WaitEtcd *wait, LocalHold *local, const WaitDeadlines *deadlines
 	wait->drain_check_at = clock_now() + (int64) DeadlockTimeout * 1000;
 }
 
+/*
+ * Since when has this request made no progress?  Those who wait in PostgreSQL's queue while
+ * there is no link do not each wait for connect_timeout, one after another.
+ */
+static int64
+last_progress(const WaitEtcd *wait, int64 now)
+{
+	LinkStatus	status;
+	int64		down;
+
+	if (has_lease())
+		return now;
+	link_status_get(&status);
+	if (status.up)
+		return now;				/* there is no lease, or no worker */
+	if (status.down_since == 0)
+		return wait->deadlines->began_at;
+	down = Max(GetCurrentTimestamp() - status.down_since, 0);
+	return Max(now - down, wait->deadlines->began_at);
+}
+
 /* PostgreSQL's lock has just been acquired. */
 static void
 begin_again(WaitEtcd *wait)
@@ -211,7 +234,7 @@ begin_again(WaitEtcd *wait)
 	int64		now = clock_now();
 
 	wait->asked_at = now;
-	wait->last_progress_at = now;
+	wait->last_progress_at = last_progress(wait, now);
 	wait->heartbeat = 0;
 	wait->beat_at = now;
 	wait->ask_holder_at = wait->deadlines->error_at - ASK_HOLDER_BEFORE;

@@ -23,7 +23,7 @@ typedef enum RequestKind
 typedef struct BreakRequest
 {
 	char		key[ETCD_LOCK_MAX_KEY + 1];
-	int64		create_revision;
+	int64		token;
 	int			procno;			/* of the session that asks, */
 	int			pid;
 } BreakRequest;

@@ -7,10 +7,10 @@
  * slot.
  *
  * A token names a key by its create_revision, but tokens of a name must rise:
- * the server that has been granted a write key behind a read key of its own
- * shares the lock by the read key with tokens of the write key.  So we delete
- * both.  If the write key is gone, the past of the queue, which etcd keeps
- * until it compacts it, says which server it was of.
+ * a server whose write key was granted behind its own read key shares the lock
+ * by the read key with tokens of the write key, all but the first.  So we delete
+ * both keys, in one step.  If the write key is gone, the past of the queue,
+ * which etcd keeps until it compacts it, says which server it was of.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,6 +35,11 @@
 #include "worker/lease.h"
 #include "worker/name_queue.h"
 
+#define MAX_TARGETS		2
+
+/* How often we look at a queue that has changed before a deletion. */
+#define MAX_TRIES		5
+
 /* A key that is to be deleted. */
 typedef struct Target
 {
@@ -50,10 +55,9 @@ struct BreakWorker
 	uint64		current_id;
 	char	   *past_key;		/* the key that the token names, if it is gone */
 	size_t		past_key_len;
-	Target		targets[2];
+	Target		targets[MAX_TARGETS];
 	int			ntargets;
-	int			at;				/* the target that is deleted now */
-	bool		broken;			/* a key has been deleted */
+	int			tries;
 	char		ns[ETCD_HOLDER_TEXT];	/* namespace of its server's sentinel */
 	bool		with_message;
 	int64		min_revision;	/* highest known when the request was sent, */
@@ -102,8 +106,8 @@ has_response(const EtcdResponse *response, bool decoded, const EtcdError *error)
  * ----------------------------------------------------------------
  */
 
-static void delete_key(void);
-static void next_target(void);
+static void delete_keys(void);
+static void find_again(void);
 
 /*
  * Is it the response to our Txn?  If it deleted something, it must be newer.
@@ -111,11 +115,15 @@ static void next_target(void);
 static bool
 delete_fits(const EtcdTxnResult *result)
 {
-	if (result->succeeded)
-		return result->nresults == (MyBreak->with_message ? 2 : 1) &&
-			result->results[0].type == ETCD_OP_DELETE &&
-			result->header.revision > MyBreak->min_revision;
-	return result->nresults == 0 && result->header.revision >= MyBreak->min_revision;
+	if (!result->succeeded)
+		return result->nresults == 0 && result->header.revision >= MyBreak->min_revision;
+	for (int i = 0; i < Min(MyBreak->ntargets, result->nresults); i++)
+	{
+		if (result->results[i].type != ETCD_OP_DELETE)
+			return false;
+	}
+	return result->nresults == MyBreak->ntargets * (MyBreak->with_message ? 2 : 1) &&
+		result->header.revision > MyBreak->min_revision;
 }
 
 static void
@@ -139,7 +147,7 @@ delete_done(void *arg, const EtcdResponse *response)
 		 * without a message.
 		 */
 		MyBreak->with_message = false;
-		delete_key();
+		delete_keys();
 	}
 	else if (has_response(response, decoded, &error))
 	{
@@ -150,8 +158,10 @@ delete_done(void *arg, const EtcdResponse *response)
 		{
 			if (MyBreak->epoch == deadline_epoch(&lock_shared->deadline))
 				lease_saw_header(response, &result.header);
-			MyBreak->broken |= result.succeeded;
-			next_target();
+			if (result.succeeded)
+				finish(true);
+			else
+				find_again();
 		}
 	}
 	if (decoded)
@@ -171,34 +181,55 @@ send(EtcdMessage message, void (*done) (void *, const EtcdResponse *))
 }
 
 static void
-delete_key(void)
+delete_keys(void)
 {
-	const Target *target = &MyBreak->targets[MyBreak->at];
-	EtcdOp		ops[2] = {{.type = ETCD_OP_DELETE}, {.type = ETCD_OP_PUT}};
-	EtcdCompare compare = {
-		.target = ETCD_COMPARE_CREATE,.result = ETCD_COMPARE_EQUAL,
-		.revision = target->create_revision
-	};
-	EtcdTxn		txn = {&compare, 1, ops, 1, NULL, 0};
+	EtcdOp		ops[2 * MAX_TARGETS];
+	EtcdCompare compares[MAX_TARGETS];
+	int			n = MyBreak->ntargets;
+	EtcdTxn		txn = {compares, n, ops, n, NULL, 0};
 	QueueKeyParts parts;
-	char		message[KEY_LAYOUT_SIZE];
+	char		messages[MAX_TARGETS][KEY_LAYOUT_SIZE];
+	char	   *value;
 
-	ops[0].range.key = target->key;
-	ops[0].range.key_len = target->key_len;
-	compare.range = ops[0].range;
-	MyBreak->with_message = MyBreak->with_message && target->lease != 0 &&
-		key_layout_split(target->key, target->key_len, &parts) && parts.is_server;
+	for (int i = 0; i < n; i++)
+	{
+		const Target *target = &MyBreak->targets[i];
+
+		ops[i] = (EtcdOp)
+		{
+			.type = ETCD_OP_DELETE,.range =
+			{
+				target->key, target->key_len
+			}
+		};
+		compares[i] = (EtcdCompare)
+		{
+			.target = ETCD_COMPARE_CREATE,.result = ETCD_COMPARE_EQUAL,
+				.range = ops[i].range,.revision = target->create_revision
+		};
+		MyBreak->with_message = MyBreak->with_message &&
+			key_layout_split(target->key, target->key_len, &parts) && parts.is_server;
+	}
 	if (MyBreak->with_message)
 	{
-		ops[1].range.key = message;
-		ops[1].range.key_len = key_layout_message(message, MyBreak->ns,
-												  parts.lease, MyBreak->current.key,
-												  parts.serial);
-		ops[1].value = key_value_make(&lock_table_proc(MyBreak->current.procno)->who,
-									  MyBreak->current.pid, GetCurrentTimestamp());
-		ops[1].value_len = strlen(ops[1].value);
-		ops[1].lease = target->lease;
-		txn.nsuccess = 2;
+		value = key_value_make(&lock_table_proc(MyBreak->current.procno)->who,
+							   MyBreak->current.pid, GetCurrentTimestamp());
+		txn.nsuccess = 2 * n;
+		for (int i = 0; i < n; i++)
+		{
+			const Target *target = &MyBreak->targets[i];
+			EtcdOp	   *op = &ops[n + i];
+
+			(void) key_layout_split(target->key, target->key_len, &parts);
+			*op = (EtcdOp)
+			{
+				.type = ETCD_OP_PUT,.lease = target->lease,
+					.value = value,.value_len = strlen(value)
+			};
+			op->range.key = messages[i];
+			op->range.key_len = key_layout_message(messages[i], MyBreak->ns, parts.lease,
+												   MyBreak->current.key, parts.serial);
+		}
 	}
 	send(etcd_request_txn(&txn), delete_done);
 }
@@ -234,7 +265,7 @@ value_done(void *arg, const EtcdResponse *response)
 	EtcdRangeResult result;
 	EtcdError	error = {0};
 	bool		decoded;
-	const Target *target = &MyBreak->targets[MyBreak->at];
+	const Target *target = &MyBreak->targets[0];
 	const EtcdKeyValue *kv;
 	EtcdHolder	holder;
 
@@ -245,7 +276,7 @@ value_done(void *arg, const EtcdResponse *response)
 	{
 		kv = result.range.nkvs == 1 ? &result.range.kvs[0] : NULL;
 		if (kv == NULL || kv->create_revision != target->create_revision)
-			next_target();
+			find_again();
 		else
 		{
 			strlcpy(MyBreak->ns,
@@ -253,27 +284,21 @@ value_done(void *arg, const EtcdResponse *response)
 					holder.has_sentinel_ns ? holder.sentinel_ns :
 					lock_shared->sentinel_ns,
 					sizeof(MyBreak->ns));
-			delete_key();
+			delete_keys();
 		}
 	}
 	if (decoded)
 		etcd_response_free_range(&result);
 }
 
-/* Delete the next key, unless it was the last one. */
 static void
-next_target(void)
+read_value(void)
 {
 	EtcdOp		op = {.type = ETCD_OP_RANGE};
 
-	if (++MyBreak->at >= MyBreak->ntargets)
-	{
-		finish(MyBreak->broken);
-		return;
-	}
 	MyBreak->with_message = true;
-	op.range.key = MyBreak->targets[MyBreak->at].key;
-	op.range.key_len = MyBreak->targets[MyBreak->at].key_len;
+	op.range.key = MyBreak->targets[0].key;
+	op.range.key_len = MyBreak->targets[0].key_len;
 	send(etcd_request_range(&op), value_done);
 }
 
@@ -292,11 +317,17 @@ copy_key(const EtcdKeyValue *kv)
 }
 
 static void
-forget_keys(void)
+forget_targets(void)
 {
 	for (int i = 0; i < MyBreak->ntargets; i++)
 		pfree(MyBreak->targets[i].key);
 	MyBreak->ntargets = 0;
+}
+
+static void
+forget_keys(void)
+{
+	forget_targets();
 	if (MyBreak->past_key != NULL)
 		pfree(MyBreak->past_key);
 	MyBreak->past_key = NULL;
@@ -305,7 +336,7 @@ forget_keys(void)
 static void
 add_target(const EtcdKeyValue *kv)
 {
-	Assert(MyBreak->ntargets < lengthof(MyBreak->targets));
+	Assert(MyBreak->ntargets < MAX_TARGETS);
 	MyBreak->targets[MyBreak->ntargets++] = (Target)
 	{
 		.key = copy_key(kv),.key_len = kv->key_len,
@@ -336,6 +367,12 @@ is_our_queue(const EtcdRangeResult *result)
 	return read_fits(result, start, start_len);
 }
 
+static int64
+named_revision(void)
+{
+	return MyBreak->current.token >> TOKEN_PASS_BITS;
+}
+
 /* Returns the index of the key that the token names, or -1. */
 static int
 find_named(const QueueView *view)
@@ -344,7 +381,7 @@ find_named(const QueueView *view)
 	{
 		const QueueKey *key = &view->keys[i];
 
-		if (key->create_revision == MyBreak->current.create_revision &&
+		if (key->create_revision == named_revision() &&
 			queue_key_kind(view, key->key, key->key_len) != QUEUE_KEY_OTHER)
 			return i;
 	}
@@ -357,14 +394,16 @@ static void
 find_targets(const EtcdRangeResult *result)
 {
 	QueueView	view;
-	QueueKey	named = {MyBreak->past_key, MyBreak->past_key_len, MyBreak->current.create_revision};
+	QueueKey	named = {MyBreak->past_key, MyBreak->past_key_len, named_revision()};
 	int			found;
-	int			older;
+	int			older = -1;
 
 	name_queue_view(MyBreak->current.key, &result->range, &view);
 	found = find_named(&view);
 	if (found >= 0)
 		named = view.keys[found];
+	if ((MyBreak->current.token & TOKEN_MAX_PASS) != 0)
+		older = queue_find_older_read(&view, named_revision());
 
 	if (named.no_lease)
 	{
@@ -374,18 +413,20 @@ find_targets(const EtcdRangeResult *result)
 		fail(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
 			 psprintf("key \"%s\" in etcd is not a lock: it has no lease", shown));
 	}
-	else if (named.key == NULL && result->header.revision > named.create_revision &&
-			 queue_has_older_read(&view, named.create_revision))
-		read_queue(named.create_revision, past_done);
+	else if (named.key == NULL && older >= 0 && result->header.revision > named_revision())
+		read_queue(named_revision(), past_done);
 	else
 	{
-		older = named.key == NULL ? -1 : queue_find_older_read(&view, &named);
+		forget_targets();
 		if (found >= 0)
 			add_target(&result->range.kvs[found]);
-		if (older >= 0)
+		if (older >= 0 && named.key != NULL &&
+			queue_is_write_of(&view, &named, &view.keys[older]))
 			add_target(&result->range.kvs[older]);
-		MyBreak->at = -1;
-		next_target();
+		if (MyBreak->ntargets == 0)
+			finish(false);
+		else
+			read_value();
 	}
 	pfree(unconstify(QueueKey *, view.keys));
 }
@@ -403,6 +444,15 @@ queue_done(void *arg, const EtcdResponse *response)
 		find_targets(&result);
 	if (decoded)
 		etcd_response_free_range(&result);
+}
+
+static void
+find_again(void)
+{
+	if (++MyBreak->tries >= MAX_TRIES)
+		fail(ERRCODE_OBJECT_IN_USE, "the queue has changed each time before a key was deleted");
+	else
+		read_queue(0, queue_done);
 }
 
 /* The queue as it was when the token's key was put: look at today's once more. */
@@ -457,6 +507,6 @@ break_worker_tick(void)
 	forget_keys();
 	MyBreak->current = request;
 	MyBreak->current_id = id;
-	MyBreak->broken = false;
+	MyBreak->tries = 0;
 	read_queue(0, queue_done);
 }

@@ -333,14 +333,21 @@ sim_check_breaking(int name, int64_t token)
 	add_broken(breaking, &nbreaking, name, token);
 }
 
+/*
+ * Those who share a key lose it together; and a token that was given behind an exclusive
+ * grant may be that of a session that shares by an older key.
+ */
 static bool
 is_breaking(const Note *note)
 {
 	for (int i = 0; i < nbreaking; i++)
 	{
+		int64_t		revision = breaking[i].token >> TOKEN_PASS_BITS;
+
 		if (breaking[i].name == note->name &&
-			(breaking[i].token == note->token ||
-			 breaking[i].token >> TOKEN_PASS_BITS == note->revision))
+			(breaking[i].token == note->token || note->revision == revision ||
+			 (!note->exclusive && note->revision < revision &&
+			  (breaking[i].token & TOKEN_MAX_PASS) != 0)))
 			return true;
 	}
 	return false;

@@ -109,6 +109,8 @@ foreach my $node ($here, $there)
 	is($session->try('INSERT INTO t VALUES (1)')->{sqlstate},
 		'EL001', "$name: nor by a session");
 
+	my @behind = map { session($there) } 1 .. 3;
+	$_->send("SELECT etcd_lock('/new')") foreach @behind;
 	$result = $third->try("SELECT etcd_lock('/new')");
 	is($result->{sqlstate}, '08006', "$name: a new request fails");
 	like($result->{err},
@@ -118,6 +120,13 @@ foreach my $node ($here, $there)
 		"$name: after connect_timeout");
 	diag sprintf '%-36s told after %.2f s, new requests fail after %.2f s',
 	  "$name:", $told, $result->{elapsed};
+	foreach my $session (@behind)
+	{
+		$result = $session->result;
+		is($result->{sqlstate}, '08006', "$name: so do others for the same name");
+		cmp_ok($result->{elapsed}, '<', 2 * $connect_timeout, "$name: not one after another");
+		$session->quit;
+	}
 	$result = $other->result;
 	is($result->{sqlstate}, '08006', "$name: who waited is told, too");
 	$result = $third->try("SELECT etcd_try_lock('/new')");

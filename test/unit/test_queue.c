@@ -405,45 +405,55 @@ test_kept(void)
 }
 
 static int
-older_read(int n, int64_t revision, const char *write)
+older_read(int n, int64_t revision)
 {
 	QueueView	v = view(n);
-	QueueKey	by = {write, strlen(write), revision};
 
-	return queue_find_older_read(&v, &by);
+	return queue_find_older_read(&v, revision);
+}
+
+static bool
+is_write_of(int write, int read)
+{
+	QueueView	v = view(MAX_KEYS);
+
+	return queue_is_write_of(&v, &keys[write], &keys[read]);
 }
 
 static void
 test_older_read(void)
 {
-	QueueView	v = view(2);
-
-	key(0, 5, NAME "/read/1-1");
-	key(1, 7, NAME "/write/1-2");
-	is_int(older_read(2, 7, NAME "/write/1-2"), 0, "a server's read key before its write key");
-	is_int(older_read(1, 7, NAME "/write/1-2"), 0, "likewise if the write key is gone");
-	is_int(older_read(2, 7, NAME "/read/1-2"), -1, "none before a read key");
-	is_int(older_read(1, 7, NAME "/write/2-2"), -1, "none of another server");
-	is_int(older_read(1, 7, NAME "/write/x"), -1, "none of a foreign client");
-	is_int(older_read(1, 4, NAME "/write/1-2"), -1, "none that came later");
-	ok(queue_has_older_read(&v, 7), "there is one");
-	ok(!queue_has_older_read(&v, 5), "but not before itself");
+	key(0, 5, NAME "/read/10a1-1");
+	key(1, 7, NAME "/write/10a1-2");
+	ok(is_write_of(1, 0), "a server's write key and its read key");
+	is_int(older_read(2, 7), 0, "the read key came first");
+	is_int(older_read(1, 7), 0, "likewise if the write key is gone");
+	is_int(older_read(1, 5), -1, "none before itself");
+	key(2, 7, NAME "/write/10a2-2");
+	ok(!is_write_of(2, 0), "a write key of another lease");
+	key(2, 7, NAME "/write/x");
+	ok(!is_write_of(2, 0), "a foreign write key");
+	key(2, 7, NAME "/read/10a1-2");
+	ok(!is_write_of(2, 0), "two read keys");
 
 	key(0, 6, NAME "/read/x");
-	key(1, 5, NAME "/read/1-1");
-	is_int(older_read(2, 7, NAME "/write/1-2"), -1, "none if the write key must wait");
+	key(1, 5, NAME "/read/10a1-1");
+	is_int(older_read(2, 7), -1, "none if there is a foreign key, too");
 	key(0, 8, NAME "/read/x");
-	is_int(older_read(2, 7, NAME "/write/1-2"), 1, "a reader that comes later does not matter");
+	is_int(older_read(2, 7), 1, "a foreign key that comes later does not matter");
 	key(0, 6, NAME "/deeper/read/x");
-	is_int(older_read(2, 7, NAME "/write/1-2"), 1, "nor do deeper names");
-
-	key(0, 5, NAME "/read/77-1");
-	is_int(older_read(1, 7, NAME "/write/77-2"), -1, "none of our own");
-	key(0, 5, NAME "/read/1-1");
-	keys[0].no_lease = true;
-	is_int(older_read(1, 7, NAME "/write/1-2"), -1, "none without a lease");
-	v = view(1);
-	ok(!queue_has_older_read(&v, 7), "nor is there any");
+	is_int(older_read(2, 7), 1, "nor does one of a deeper name");
+	key(0, 6, NAME "/read/20a1-1");
+	is_int(older_read(2, 7), -1, "none if two servers have one");
+	key(0, 6, NAME "/read/77-1");
+	is_int(older_read(2, 7), -1, "none beside one of our own");
+	is_int(older_read(1, 7), -1, "nor is it our own");
+	key(0, 6, NAME "/read/10a2-9");
+	is_int(older_read(2, 7), 0, "of one server's the youngest");
+	key(0, 4, NAME "/write/10a2-9");
+	is_int(older_read(2, 7), 1, "beside a former lease's write key");
+	keys[1].no_lease = true;
+	is_int(older_read(2, 7), -1, "none without a lease");
 }
 
 int
