@@ -73,6 +73,11 @@ lock_key_held_valid(const LockKey *key)
 bool
 lock_key_needed(const LockEntry *entry, const LockKey *key)
 {
+	/*
+	 * What becomes of a tick's key is told to the session with that claim
+	 * only.
+	 */
+	bool		of_claim = key->has_tick && key->state != KEY_HELD;
 	dlist_iter	iter;
 
 	ASSERT_ENTRY_LOCKED(entry);
@@ -84,7 +89,7 @@ lock_key_needed(const LockEntry *entry, const LockKey *key)
 			continue;
 		if (hold->state == HOLD_HOLDING
 			? hold->key_id == lock_key_id(key)
-			: hold->mode == key->mode)
+			: hold->mode == key->mode && (!of_claim || hold->claim == key->claim))
 			return true;
 	}
 	return false;

@@ -93,6 +93,7 @@ struct Audit
 	int64		listed_at;		/* when that was, for the last time */
 	uint64		list_epoch;
 	int64		list_min_revision;
+	int64		list_retry_at;	/* 0: the last one has come */
 	int64		slices_until;	/* it cannot be had, so slices have to do */
 
 	dlist_head	slices;			/* in flight */
@@ -221,6 +222,8 @@ next_list(int64 now)
 		return PG_INT64_MAX;
 	if (!uses_list(now))
 		return MyAudit->listed_at + LIST_PAUSE;
+	if (MyAudit->list_retry_at != 0)
+		return MyAudit->list_retry_at;
 	return MyAudit->listed_at +
 		(name_count_audited() == 0 ? LIST_IDLE : audit_interval());
 }
@@ -368,6 +371,7 @@ list_done(void *arg, const EtcdResponse *response)
 	EtcdError	error = {0};
 
 	MyAudit->listing = false;
+	MyAudit->list_retry_at = clock_now() + RETRY_PAUSE;
 	if (MyAudit->list_epoch != deadline_epoch(&lock_shared->deadline))
 		return;
 	if (response->too_long)
@@ -385,6 +389,7 @@ list_done(void *arg, const EtcdResponse *response)
 		lease_hurry();
 	else
 	{
+		MyAudit->list_retry_at = 0;
 		for (int i = 0; i < listed.nkeys; i++)
 			look_at_listed(&listed.keys[i], (uint64) listed.id, MyAudit->listed_at);
 		look_for_missing(MyAudit->listed_at);

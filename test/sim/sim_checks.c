@@ -18,6 +18,7 @@
 
 /* A token counts in its lower bits how often its key was passed on. */
 #define TOKEN_PASS_BITS 20
+#define TOKEN_MAX_PASS ((INT64_C(1) << TOKEN_PASS_BITS) - 1)
 
 #define MAX_NOTES	256
 #define MAX_GRANTS	64
@@ -29,11 +30,18 @@
 #define SENTINEL	".etcd_lock/server/"
 
 /*
- * When etcd has gone back in time, or somebody deletes a key of ours, nobody can
- * know it before he hears of it: no later than by the next keepalive, without which
- * the deadline passes.
+ * When etcd has gone back in time, nobody can know it before he hears of it: no later
+ * than by the next keepalive, without which the deadline passes.
  */
 #define GRACE(ttl)	((ttl) * SIM_SECOND)
+
+/*
+ * When somebody deletes a key of ours, a watch tells, or the audit: without one for
+ * longer than this and the time of a request, the lease is not extended any more.
+ */
+#define AUDIT_BOUND	(2 * SIM_SECOND)
+#define DELETED_GRACE \
+	(AUDIT_BOUND + sim_plan.request_timeout * SIM_MS + GRACE(sim_plan.lease_ttl))
 
 /* Most that a worker that has nothing to do may have in use, bytes. */
 #define MEMORY		(4 * 1024 * 1024)
@@ -261,7 +269,7 @@ begin_doubt(int server, int name, int64_t revision)
 {
 	Doubt	   *doubt = &doubts[server][name];
 
-	doubt->until = sim_now() + GRACE(sim_plan.lease_ttl);
+	doubt->until = sim_now() + DELETED_GRACE;
 	if (revision > doubt->revision)
 		doubt->revision = revision;
 }
@@ -361,7 +369,7 @@ check_broken(const Note *note)
 	{
 		if (broken[i].name == note->name && broken[i].token == note->token &&
 			note->since <= broken[i].at &&
-			sim_now() > broken[i].at + GRACE(sim_plan.lease_ttl))
+			sim_now() > broken[i].at + DELETED_GRACE)
 			sim_violation("%s still has \"%s\" by token %" PRId64 ", which was broken %d s ago",
 						  sim_proc_name(note->proc), sim_names[note->name], note->token,
 						  (int) ((sim_now() - broken[i].at) / SIM_SECOND));
@@ -740,8 +748,16 @@ sim_check_keys(void)
 				seen_at[name][owner] = sim_now();
 			if (!seen_now[name][owner])
 				seen_since[name][owner] = sim_now();
-			seen_now[name][owner] = now[name][owner];
 		}
+
+		/* of a server that has gone, nobody's from now on */
+		for (int owner = 1; owner <= sim_nservers; owner++)
+		{
+			if (seen_now[name][owner] && !now[name][owner] && now[name][0] &&
+				seen_since[name][owner] < seen_since[name][0])
+				seen_since[name][0] = seen_since[name][owner];
+		}
+		memcpy(seen_now[name], now[name], sizeof(seen_now[name]));
 	}
 }
 
