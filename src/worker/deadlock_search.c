@@ -28,7 +28,7 @@ deadlock_search_key(const DeadlockKey *key, LockKey *shared)
 	if (found == NULL || found->key_id == 0 || name_key_is_freed(found))
 		return NULL;
 	lock = name_lock(found->name);
-	*shared = *shared_key(found);
+	*shared = *name_shared_key(found);
 	lock_table_unlock(lock);
 	is_live = (shared->state == KEY_QUEUED || shared->state == KEY_HELD) &&
 		shared->create_revision == key->create_revision;

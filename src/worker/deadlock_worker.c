@@ -287,7 +287,7 @@ deadlock_worker_take(WorkerName *name)
 	{
 		WorkerKey  *key = name_key(name, i);
 
-		if (key != NULL && is_waited_with(entry, shared_key(key)))
+		if (key != NULL && is_waited_with(entry, name_shared_key(key)))
 			add_seeker(key);
 	}
 	entry->probe_wanted = has_long_wait(&entry->owners) || has_long_wait(&entry->waiters) ||
@@ -508,7 +508,7 @@ seek(Seeker *seeker, int64 now)
 	if (key == NULL)
 		return SEEK_OVER;
 	lock = name_lock(key->name);
-	waits = is_waited_with(key->name->entry, shared_key(key));
+	waits = is_waited_with(key->name->entry, name_shared_key(key));
 	lock_table_unlock(lock);
 	if (!waits)
 		return SEEK_OVER;

@@ -94,7 +94,7 @@ note_key(const WorkerKey *key)
 	const LockEntry *entry = key->name->entry;
 	char	   *note = palloc(KEY_LAYOUT_SIZE);
 
-	key_layout_note(note, pnstrdup(entry->key, shared_key(key)->namespace_len),
+	key_layout_note(note, pnstrdup(entry->key, name_shared_key(key)->namespace_len),
 					key->create_revision, (uint64) lease_id(), key->serial);
 	return note;
 }
@@ -326,7 +326,7 @@ static bool
 compare_holder(WorkerKey *key, TimestampTz now, LockHolder *holder, TimestampTz *again)
 {
 	LockEntry  *entry = key->name->entry;
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	LWLock	   *lock = name_lock(key->name);
 	const LockHold *hold = NULL;
 	bool		wrong;
@@ -408,7 +408,7 @@ write_notes(int64 now)
 void
 held_keys_look(WorkerKey *key)
 {
-	if (key->settled && key->holder_look_at == 0 && !shared_key(key)->tells_holder)
+	if (key->settled && key->holder_look_at == 0 && !name_shared_key(key)->tells_holder)
 		name_set_holder_look(key, clock_now() + SETTLED_AFTER);
 }
 

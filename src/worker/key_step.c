@@ -32,7 +32,7 @@ void
 key_step_locked(WorkerKey *key, KeyEvent event, const LockFailure *failure)
 {
 	LockEntry  *entry = key->name->entry;
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 
 	act(key, failure == NULL ? lock_key_step(entry, shared, event) :
 		lock_key_fail(entry, shared, event, failure));
@@ -42,7 +42,7 @@ void
 key_step_put(WorkerKey *key, int64 create_revision)
 {
 	key->create_revision = create_revision;
-	act(key, lock_key_put(key->name->entry, shared_key(key), create_revision));
+	act(key, lock_key_put(key->name->entry, name_shared_key(key), create_revision));
 }
 
 void

@@ -164,7 +164,7 @@ struct WorkerName
 
 /* The key in the shared table, while the name has its entry. */
 static inline LockKey *
-shared_key(const WorkerKey *key)
+name_shared_key(const WorkerKey *key)
 {
 	return &key->name->entry->keys[key->slot];
 }
@@ -185,7 +185,7 @@ name_key(const WorkerName *name, int slot)
 static inline bool
 name_key_is_freed(const WorkerKey *key)
 {
-	return lock_key_id(shared_key(key)) != key->key_id;
+	return lock_key_id(name_shared_key(key)) != key->key_id;
 }
 
 /* Is a note on it in etcd? */

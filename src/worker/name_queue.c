@@ -98,7 +98,7 @@ name_queue_has_key(const QueueView *view, const WorkerKey *key)
 static void
 grant_key(WorkerKey *key)
 {
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 
 	if (MyWorker->stopping ||
 		!deadline_valid(&lock_shared->deadline, shared->epoch))
@@ -161,7 +161,7 @@ name_queue_is_data_ahead(const QueueView *view, LockMode mode, int64 create_revi
 static void
 set_tries_wait(WorkerKey *key, const QueueView *view, int64 looked_at)
 {
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	int64		kept = (int64) queue_kept_ahead(view, key->mode == LOCK_EXCLUSIVE,
 												shared->create_revision) * 1000;
 	bool		is_over = kept == 0 ||
@@ -185,7 +185,7 @@ void
 name_queue_end_tries_wait(WorkerKey *key)
 {
 	key->tries_wait_until = 0;
-	key->tries_wait_ended = lock_key_ask_look(key->name->entry, shared_key(key));
+	key->tries_wait_ended = lock_key_ask_look(key->name->entry, name_shared_key(key));
 }
 
 /* A read of the queue is ahead of the watch, which has stalled if that lasts. */
@@ -206,7 +206,7 @@ static void
 update_queued(WorkerKey *key, const QueueView *view, bool watched, int64 looked_at)
 {
 	WorkerName *name = key->name;
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	int		   *ahead = palloc(Max(view->nkeys, 1) * sizeof(int));
 	int			nahead;
 	int			old_nahead = key->nahead;
@@ -265,7 +265,7 @@ update_queued(WorkerKey *key, const QueueView *view, bool watched, int64 looked_
 static bool
 note_company(WorkerKey *key, const QueueView *view, bool tells_of_others)
 {
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	bool		somebody = queue_somebody_waits(view, key->mode == LOCK_EXCLUSIVE,
 												shared->create_revision);
 
@@ -285,7 +285,7 @@ name_queue_key_put(WorkerKey *key, const EtcdOpResult *range, int64 revision,
 {
 	WorkerName *name = key->name;
 	LWLock	   *lock = name_lock(name);
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	QueueView	view;
 	const QueueKey *own;
 
@@ -376,7 +376,7 @@ delete_orphans(WorkerName *name, const QueueView *view)
 static bool
 key_is_gone(WorkerKey *key)
 {
-	const LockKey *shared = shared_key(key);
+	const LockKey *shared = name_shared_key(key);
 
 	/* a key that was only kept had no holder */
 	bool		lost = shared->state == KEY_HELD &&
@@ -397,7 +397,7 @@ update_key(WorkerKey *key, const QueueView *view, int64 revision, bool watched,
 		   bool tells_of_others, int64 looked_at)
 {
 	LockEntry  *entry = key->name->entry;
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	const QueueKey *own = find_own(view, key);
 
 	if (revision < key->seen_revision)
@@ -487,7 +487,7 @@ name_queue_update(WorkerName *name, const EtcdOpResult *range, int64 revision,
 static bool
 break_unseen(WorkerKey *key)
 {
-	key->lost_untold = lock_key_holder(key->name->entry, shared_key(key), 0) != NULL;
+	key->lost_untold = lock_key_holder(key->name->entry, name_shared_key(key), 0) != NULL;
 	key_step_locked(key, KEY_ON_BREAK, NULL);
 	return key->lost_untold;
 }
@@ -501,7 +501,7 @@ name_queue_unseen(WorkerKey *key)
 {
 	WorkerName *name = key->name;
 	LWLock	   *lock = name_lock(name);
-	bool		lost = shared_key(key)->state == KEY_HELD && break_unseen(key);
+	bool		lost = name_shared_key(key)->state == KEY_HELD && break_unseen(key);
 
 	lock_table_wake_entry(name->entry);
 	lock_table_unlock(lock);
@@ -564,7 +564,7 @@ ahead_key_deleted(WorkerKey *key, const char *etcd_key, size_t len,
 			MyWorker->ahead_gone++;
 			if (key->nahead > 0)
 				lock_trace_key(LOCK_TRACE_KEY_BEHIND, key->name->entry,
-							   shared_key(key), key->nahead);
+							   name_shared_key(key), key->nahead);
 			break;
 		}
 	}

@@ -98,7 +98,7 @@ adopt(WorkerName *name, int slot)
 {
 	bool		may_come = may_still_be_put(&name->entry->keys[slot]);
 	WorkerKey  *key = key_step_adopt(name, slot);
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 
 	if (may_come)
 		orphan_expect(key->etcd_key, key->etcd_key_len);
@@ -119,7 +119,7 @@ adopt(WorkerName *name, int slot)
 static void
 take_deleting(WorkerKey *key)
 {
-	const LockKey *shared = shared_key(key);
+	const LockKey *shared = name_shared_key(key);
 
 	if (key->queued)
 		return;
@@ -132,7 +132,7 @@ take_deleting(WorkerKey *key)
 static void
 take_live(WorkerKey *key)
 {
-	const LockKey *shared = shared_key(key);
+	const LockKey *shared = name_shared_key(key);
 	WorkerName *name = key->name;
 
 	if (lock_key_wants_look(shared))
@@ -237,7 +237,7 @@ names_end_epoch(const char *reason)
 			if (key == NULL)
 				continue;
 			name_forget_note(key);	/* it goes with the lease */
-			lost += lock_key_count_holders(name->entry, shared_key(key));
+			lost += lock_key_count_holders(name->entry, name_shared_key(key));
 			key_step_locked(key, KEY_ON_END_EPOCH, NULL);
 		}
 		lock_table_unlock(lock);

@@ -146,7 +146,7 @@ add_op(TxnBuilder *b, TxnOpKind kind, WorkerName *name, WorkerKey *key)
 	if (key != NULL)
 	{
 		op->key_id = key->key_id;
-		op->role = shared_key(key)->role;
+		op->role = name_shared_key(key)->role;
 	}
 	return op;
 }
@@ -298,7 +298,7 @@ static EtcdOp
 put_op(TxnBuilder *b, WorkerKey *key)
 {
 	EtcdOp		op = {.type = ETCD_OP_PUT,.range = one_key(key->etcd_key)};
-	int			requester = shared_key(key)->requester;
+	int			requester = name_shared_key(key)->requester;
 
 	key->told_pid = ProcGlobal->allProcs[requester].pid;
 	key->told_since = GetCurrentTimestamp();
@@ -388,7 +388,7 @@ char *
 txn_build_tick_key(const WorkerKey *key)
 {
 	const LockEntry *entry = key->name->entry;
-	const LockKey *shared = shared_key(key);
+	const LockKey *shared = name_shared_key(key);
 	char	   *tick = palloc(KEY_LAYOUT_SIZE);
 
 	key_layout_tick(tick, entry->key, shared->namespace_len);
@@ -426,7 +426,7 @@ txn_build_add_try(TxnBuilder *b, WorkerKey *key, int64 tick_lease)
 	TxnOp	   *op = add_op(b, TXN_OP_TRY, key->name, key);
 	InnerTxn   *inner = make_inner();
 
-	op->has_tick = shared_key(key)->has_tick;
+	op->has_tick = name_shared_key(key)->has_tick;
 	inner_compare(inner, no_key_since(key->name, key->read_revision));
 	inner_success(inner, put_op(b, key));
 	inner_success(inner, queue_op(key->name));
@@ -440,7 +440,7 @@ txn_build_add_try(TxnBuilder *b, WorkerKey *key, int64 tick_lease)
 		EtcdOp		put = {.type = ETCD_OP_PUT,.range = same_tick.range,.lease = tick_lease};
 		EtcdOp		range = {.type = ETCD_OP_RANGE,.range = same_tick.range};
 
-		put.value = tick_value(shared_key(key)->tick, shared_key(key)->claim);
+		put.value = tick_value(name_shared_key(key)->tick, name_shared_key(key)->claim);
 		put.value_len = strlen(put.value);
 		inner_compare(inner, same_tick);
 		inner_success(inner, put);
@@ -472,7 +472,7 @@ txn_build_add_read(TxnBuilder *b, WorkerKey *key)
 {
 	TxnOp	   *op = add_op(b, TXN_OP_READ, key->name, key);
 
-	op->has_tick = shared_key(key)->has_tick;
+	op->has_tick = name_shared_key(key)->has_tick;
 	add_plain(b, queue_op(key->name));
 	if (op->has_tick)
 	{
@@ -482,7 +482,7 @@ txn_build_add_read(TxnBuilder *b, WorkerKey *key)
 	}
 	op->counts_ticks = key->counts_ticks;
 	if (op->counts_ticks)
-		add_plain(b, tick_count_op(key->name->name, shared_key(key)->namespace_len));
+		add_plain(b, tick_count_op(key->name->name, name_shared_key(key)->namespace_len));
 }
 
 void

@@ -126,7 +126,7 @@ txn_queue_create(TxnDone done)
 static bool
 key_is_long(const WorkerKey *key, int64 now)
 {
-	const LockKey *shared = shared_key(key);
+	const LockKey *shared = name_shared_key(key);
 
 	return shared->state != KEY_DELETE_READY &&
 		(key->name->nkeys > RECENT_LONG_QUEUE ||
@@ -203,7 +203,7 @@ queue_key(WorkerKey *key, int64 now)
 	dlist_head *queue;
 
 	name_leave_queue(key);
-	switch (shared_key(key)->state)
+	switch (name_shared_key(key)->state)
 	{
 		case KEY_PUT_READY:
 		case KEY_TRY_READY:
@@ -238,7 +238,7 @@ static bool
 start_sending(WorkerKey *key)
 {
 	LockEntry  *entry = key->name->entry;
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	LWLock	   *lock = name_lock(key->name);
 	bool		is_ready = key_machine_step(shared->state, KEY_ON_SEND).legal;
 
@@ -253,7 +253,7 @@ start_sending(WorkerKey *key)
 static void
 read_before_try(WorkerKey *key)
 {
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	LWLock	   *lock = name_lock(key->name);
 
 	if (shared->state == KEY_TRY_READY)
@@ -288,7 +288,7 @@ is_ready(const WorkerKey *key, int64 now)
 static bool
 may_be_sent(const WorkerKey *key, int64 now)
 {
-	return is_ready(key, now) && role_requests_may_send(shared_key(key));
+	return is_ready(key, now) && role_requests_may_send(name_shared_key(key));
 }
 
 /* May this server put keys? */
@@ -303,7 +303,7 @@ static bool
 may_join(const TxnBuilder *b, const WorkerKey *key, int64 now)
 {
 	return !b->txn->is_extra ||
-		(key->linger_until <= now && role_requests_is_idle(shared_key(key)->role));
+		(key->linger_until <= now && role_requests_is_idle(name_shared_key(key)->role));
 }
 
 /* Is there anything to write that must not wait for others? */
@@ -358,7 +358,7 @@ take_turns(const TxnBuilder *b, Lane *lane, dlist_head *queue, Oid last)
 	dlist_foreach(iter, queue)
 	{
 		keys[n] = dlist_container(WorkerKey, queue_link, iter.cur);
-		roles[n] = shared_key(keys[n])->role;
+		roles[n] = name_shared_key(keys[n])->role;
 		is_one_role &= roles[n] == roles[0];
 		n++;
 	}
@@ -389,7 +389,7 @@ fits(TxnBuilder *b, int nops, int max_ops)
 static void
 note_taken(Oid *last, const WorkerKey *key)
 {
-	*last = shared_key(key)->role;
+	*last = name_shared_key(key)->role;
 	role_requests_sent(*last);
 }
 
@@ -461,7 +461,7 @@ static bool
 tell_refusal(const WorkerKey *key)
 {
 	LockEntry  *entry = key->name->entry;
-	LockKey    *shared = shared_key(key);
+	LockKey    *shared = name_shared_key(key);
 	const LockFailure *refusal = tick_lease_refusal();
 	LockFailure failure;
 	LWLock	   *lock;
@@ -491,7 +491,7 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 	dlist_foreach_modify(iter, &lane->puts)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
-		bool		is_try = shared_key(key)->state == KEY_TRY_READY;
+		bool		is_try = name_shared_key(key)->state == KEY_TRY_READY;
 		bool		first;
 		int64		since;
 		int64		tick_lease = 0;
@@ -509,7 +509,7 @@ take_puts(TxnBuilder *b, Lane *lane, int64 now)
 			}
 			key->read_revision = since;
 		}
-		if (shared_key(key)->has_tick && !tick_lease_get(&tick_lease))
+		if (name_shared_key(key)->has_tick && !tick_lease_get(&tick_lease))
 		{
 			key->retry_at = tell_refusal(key) ? PG_INT64_MAX : now + TICK_LEASE_PAUSE;
 			continue;
@@ -858,7 +858,7 @@ has_newcomer(dlist_head *queue, int64 now)
 	dlist_foreach(iter, queue)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
-		Oid			role = shared_key(key)->role;
+		Oid			role = name_shared_key(key)->role;
 
 		if (role == busy)
 			continue;
@@ -947,7 +947,7 @@ earliest_retry(dlist_head *queue, int64 next)
 	{
 		WorkerKey  *key = dlist_container(WorkerKey, queue_link, iter.cur);
 
-		if (shared_key(key)->state == KEY_DELETE_READY || role_requests_may_send(shared_key(key)))
+		if (name_shared_key(key)->state == KEY_DELETE_READY || role_requests_may_send(name_shared_key(key)))
 			next = Min(next, Max(key->retry_at, key->linger_until));
 	}
 	return next;

@@ -87,8 +87,8 @@ tell_failure(const TxnOp *op, LockFailureKind kind, const EtcdError *error)
 	LWLock	   *lock = name_lock(op->name);
 
 	strlcpy(failure.message, error->message, sizeof(failure.message));
-	if (shared_key(op->key)->state != KEY_ABANDONED)
-		(void) lock_key_tell_failure(op->name->entry, shared_key(op->key), &failure);
+	if (name_shared_key(op->key)->state != KEY_ABANDONED)
+		(void) lock_key_tell_failure(op->name->entry, name_shared_key(op->key), &failure);
 	lock_table_unlock(lock);
 }
 
@@ -188,7 +188,7 @@ op_refused(TxnOp *op, const EtcdError *error, int nops)
 		return;
 	}
 	if (error->code == ETCD_PERMISSION_DENIED || error->code == ETCD_INVALID_ARGUMENT)
-		recent_name_note_refused(key->name->entry, shared_key(key)->requester_pid);
+		recent_name_note_refused(key->name->entry, name_shared_key(key)->requester_pid);
 	fail_key(key, KEY_ON_REFUSE, FAILURE_ERROR, sqlstate_of(error), error->message);
 }
 
@@ -224,7 +224,7 @@ static bool
 is_unsure(const WorkerKey *key)
 {
 	LWLock	   *lock = name_lock(key->name);
-	bool		unsure = lock_key_is_unsure(key->name->entry, shared_key(key));
+	bool		unsure = lock_key_is_unsure(key->name->entry, name_shared_key(key));
 
 	lock_table_unlock(lock);
 	return unsure;
@@ -264,9 +264,9 @@ refuse_try(WorkerKey *key, TickState tick, int64 sent_at)
 static void
 try_behind_kept(WorkerKey *key, int64 sent_at)
 {
-	if (shared_key(key)->has_tick && is_unsure(key))
+	if (name_shared_key(key)->has_tick && is_unsure(key))
 		refuse_try(key, TICK_FREE, sent_at);
-	else if (shared_key(key)->has_tick)
+	else if (name_shared_key(key)->has_tick)
 		refuse_key(key, FAILURE_KEPT, sent_at);
 	else
 		key_step(key, KEY_ON_KEPT, NULL);
@@ -306,16 +306,16 @@ try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision, int64 sen
 	is_kept = queue_kept_ahead(&view, key->mode == LOCK_EXCLUSIVE, PG_INT64_MAX) > 0;
 	if (view.nkeys > 0)
 		recent_name_note_contended(key->name->entry);
-	name_queue_note_length(key->name, shared_key(key)->requester_pid, view.nkeys);
+	name_queue_note_length(key->name, name_shared_key(key)->requester_pid, view.nkeys);
 	pfree(unconstify(QueueKey *, view.keys));
 
-	if (shared_key(key)->has_tick)
+	if (name_shared_key(key)->has_tick)
 	{
 		key->tick_revision = results[1].nkvs == 0 ? 0 : results[1].kvs[0].mod_revision;
 		tick_copy(key->tick_value, &results[1]);
 		if (op->kind == TXN_OP_TRY && results[2].succeeded)
 			key->tick_revision = revision;	/* see fence_tick() */
-		tick = tick_state_of(&results[1], shared_key(key)->tick, shared_key(key)->claim);
+		tick = tick_state_of(&results[1], name_shared_key(key)->tick, name_shared_key(key)->claim);
 		is_another_tick = op->kind == TXN_OP_READ && key->tick_revision == 0;
 	}
 	if (tick == TICK_ODD)
@@ -328,7 +328,7 @@ try_read(const TxnOp *op, const EtcdOpResult *results, int64 revision, int64 sen
 		try_behind_kept(key, sent_at);
 	else if (!is_free || tick == TICK_TAKEN || tick == TICK_PAST)
 		refuse_try(key, tick, sent_at);
-	else if (is_another_tick && op->counts_ticks && results[2].count >= shared_key(key)->max_ticks)
+	else if (is_another_tick && op->counts_ticks && results[2].count >= name_shared_key(key)->max_ticks)
 		fail_key(key, KEY_ON_BLOCKED, FAILURE_TICKS, ERRCODE_PROGRAM_LIMIT_EXCEEDED, "");
 	else if (is_another_tick && !op->counts_ticks)
 	{

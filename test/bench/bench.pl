@@ -91,7 +91,7 @@ $results->save("$out/benchmark.json");
 Bench::Report::write($results, $out);
 done_testing();
 
-# For whoever watches.
+# For those who watch.
 sub in_words
 {
 	my ($result) = @_;

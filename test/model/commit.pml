@@ -48,7 +48,7 @@ active proctype Second()
 	d_step { !tag -> tag = 1; superseded = 1; second = 1 };
 	if
 	:: d_step { key = 0; second = 0 }	/* the window is over: asks etcd anew */
-	:: skip								/* rides on the key */
+	:: skip								/* holds by the key */
 	fi;
 	d_step { second = 0; SETTLE };
 	tag = 0

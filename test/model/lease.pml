@@ -205,7 +205,7 @@ end:
 
 #if STOPS > 0
 	:: !stopping -> stopping = 1
-	/* nobody is left: the lease is given back */
+	/* nobody is left: the lease is released */
 #ifdef NO_RULE_22
 	:: stopping && has_lease ->
 		d_step { alive[id] = 0; left[id] = 0 }; break

@@ -16,8 +16,8 @@
  *	OPS0..OPS4	what each session does: a sum of the OP_ values
  *	ROUNDS		requests of a session; 0: for ever
  *	LOSSES		how often a lease is lost
- *	LOST		requests whose answer is lost, carried out or not, or late
- *	TWICE		requests that are carried out twice
+ *	LOST		requests whose answer is lost, applied or not, or late
+ *	TWICE		requests that are applied twice
  *	BYHAND		keys deleted by hand
  *	RESTARTS	restarts of a worker
  *	CRASHES		crash restarts of server 0
@@ -158,7 +158,7 @@ typedef Key {
 	byte rev;
 #endif
 #if TWICE > 0
-	bit twice;					/* the put will be carried out again */
+	bit twice;					/* the put will be applied again */
 	bit put_again;				/* it is another key of that name */
 #endif
 #if BYHAND > 0
@@ -427,7 +427,7 @@ inline lose(i)
 	free_key(i)
 }
 
-inline condemn(i)
+inline mark_deleting(i)
 {
 	if
 	:: key[i].st == WANTED -> free_key(i)
@@ -435,7 +435,7 @@ inline condemn(i)
 	:: key[i].st == HELD -> key[i].deleting = 1
 #endif
 	:: else ->
-		printf("server %d: key %d is condemned\n", SERVER_OF(i), i);
+		printf("server %d: key %d is marked deleting\n", SERVER_OF(i), i);
 		key[i].st = DELETING;
 		key[i].window = 0; key[i].fresh = 0; key[i].check = 0;
 		wake_entry(SERVER_OF(i), NAME_OF(i))
@@ -552,7 +552,7 @@ inline has_waiters(s, n, only_up)
 
 /*
  * Keys that nobody needs go, but for the rest of a window: for those here who
- * are about to take it over, or, of a hot name, for whoever asks next.
+ * are about to take it over, or, of a hot name, for the next one that asks.
  */
 inline settle(en)
 {
@@ -569,7 +569,7 @@ inline settle(en)
 			if
 			:: res
 			:: !res && other && key[f].st == HELD && valid[(en) / NN] && key[f].window
-			:: else -> condemn(f)
+			:: else -> mark_deleting(f)
 			fi
 		:: else
 		fi
@@ -587,7 +587,7 @@ inline want(t, n, m, is_try)
 		f = found - 1;
 		needed(f);
 		if
-		:: !res -> condemn(f)
+		:: !res -> mark_deleting(f)
 		:: else
 		fi
 	:: else
@@ -656,7 +656,7 @@ inline ask_exclusive(t, n)
 #endif
 		:: else ->
 			e2 = found;
-			condemn(e2);
+			mark_deleting(e2);
 			want(t, n, EX, h[HOLD(t, n, EX)].try)
 		fi
 	:: found && key[found - 1].st == QUEUED && h[HOLD(t, n, EX)].try &&
@@ -686,7 +686,7 @@ inline join(t, n, i)
 #else
 			:: !res ->
 #endif
-				condemn(i); want(t, n, SH, h[HOLD(t, n, SH)].try)
+				mark_deleting(i); want(t, n, SH, h[HOLD(t, n, SH)].try)
 #ifndef NO_RULE_2
 			:: res && h[HOLD(t, n, SH)].try -> answer = FAILED
 			:: else -> h[HOLD(t, n, SH)].st = DRAINING; answer = DRAIN;
@@ -998,7 +998,7 @@ release:
 				};
 				d_step {
 					if
-					:: doomed && LIVE(doomed - 1) -> f = doomed - 1; condemn(f)
+					:: doomed && LIVE(doomed - 1) -> f = doomed - 1; mark_deleting(f)
 					:: else
 					fi;
 					a = 0; doomed = 0; f = 0
@@ -1043,7 +1043,7 @@ inline fail(i, only_tries)
  * Whose turn is it?  res: 1 granted, 0 wait, 2 deadlock, 3 its key is not
  * there.
  */
-inline judge(i)
+inline decide(i)
 {
 	find(NAME_OF(i), IN_ETCD(i));
 	d = found;
@@ -1091,7 +1091,7 @@ inline judge(i)
 
 inline look(i)
 {
-	judge(i);
+	decide(i);
 	if
 	:: res == 1 && valid[SERVER_OF(i)] ->
 		printf("server %d: key %d is granted\n", SERVER_OF(i), i);
@@ -1104,9 +1104,9 @@ inline look(i)
 		for (a : 0 .. NSES - 1) {
 			assert(!h[HOLD(a, NAME_OF(i), EX)].failed || h[HOLD(a, NAME_OF(i), SH)].st == HOLDING)
 		}
-		condemn(i);
+		mark_deleting(i);
 		wake_entry(SERVER_OF(i), NAME_OF(i))
-	:: res == 3 -> condemn(i); wake_entry(SERVER_OF(i), NAME_OF(i))
+	:: res == 3 -> mark_deleting(i); wake_entry(SERVER_OF(i), NAME_OF(i))
 	:: else
 	fi;
 	a = 0; res = 0
@@ -1230,12 +1230,12 @@ end:
 		lost_budget--;
 		key[i].flying = 0;
 		late[ENTRY_OF(i) * 2 + key[i].mode]++;
-		condemn(i);
+		mark_deleting(i);
 		wake_entry(SERVER_OF(i), NAME_OF(i)); a = 0 }
-	/* carried out, but no answer */
+	/* applied, but no answer */
 	:: d_step { key[i].st == SENT && !key[i].flying && lost_budget > 0 ->
 		lost_budget--;
-		condemn(i);
+		mark_deleting(i);
 		wake_entry(SERVER_OF(i), NAME_OF(i)); a = 0 }
 #endif
 
@@ -1248,7 +1248,7 @@ end:
 
 #ifdef KEEP
 	/*
-	 * It has stood in line for longer than any idle key is kept: whoever is ahead
+	 * It has stood in line for longer than any idle key is kept: what is ahead
 	 * uses the lock, and tries are told.
 	 */
 	:: d_step { key[i].st == QUEUED && !key[i].behind && BLOCKED(i) ->
@@ -1295,7 +1295,7 @@ end:
 		a = 0; b = 0; u = 0 }
 #endif
 #if TWICE > 0
-	/* a put that was carried out is carried out again; a compare sees to it
+	/* a put that was applied is applied again; a compare sees to it
 	 * that nothing comes of that while the key is there */
 	:: d_step { key[i].twice && LIVE(i) ->
 		key[i].twice = 0;
@@ -1334,7 +1334,7 @@ end:
 		key[i].window = 0;
 		needed(i);
 		if
-		:: !res -> condemn(i)
+		:: !res -> mark_deleting(i)
 		:: else
 		fi;
 		a = 0; b = 0; g = 0; res = 0 }
@@ -1532,7 +1532,7 @@ end:
 			:: else
 			fi;
 			if
-			:: key[f].st == SENT -> condemn(f); wake_entry(0, f / K)
+			:: key[f].st == SENT -> mark_deleting(f); wake_entry(0, f / K)
 #if BYHAND > 0
 #ifdef NO_RELIST
 			:: key[f].st == HELD -> key[f].unlisted = 1

@@ -16,7 +16,7 @@
  * Macros of a configuration, with their defaults:
  *
  *	BYHAND 1	deletions of W by hand
- *	TWICE 1		how often the put may be carried out again
+ *	TWICE 1		how often the put may be applied again
  *	BREAKS 1	of the watch
  *	POLLS 1		looks at the queue for no reason
  *
@@ -138,7 +138,7 @@ inline grant(r)
 #endif
 
 /* The queue at revision r. */
-inline judge(r, was_f)
+inline decide(r, was_f)
 {
 	if
 	:: was_f == 0 || was_f > own -> grant(r)
@@ -157,7 +157,7 @@ active proctype Worker()
 	/* name_queue_key_put() */
 	:: atomic { put_answer?r, was_f ->
 		own = r; state = QUEUED;
-		judge(r, was_f) }
+		decide(r, was_f) }
 	/* name_queue_update() */
 	:: atomic { answer?r, was_f, was_w ->
 		if
@@ -167,7 +167,7 @@ active proctype Worker()
 #else
 		:: state == QUEUED && own <= r && was_w != own -> state = ANEW
 #endif
-		:: else -> judge(r, was_f)
+		:: else -> decide(r, was_f)
 		fi }
 	:: atomic { stream?kind, r ->
 		if

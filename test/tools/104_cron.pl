@@ -193,7 +193,7 @@ sub wait_for_minutes
 # next minute begins.
 wait_for_minutes('half', 2);
 my $run = wait_until(
-	'a run under way',
+	'a run has begun',
 	sub {
 		my ($last) = reverse runs('half');
 		my $since = time - $last->{start};

@@ -219,7 +219,7 @@ sub targets
 				$of->{work}, written($of->{measured}), $other, written($of->{ratio}),
 				"$sign $of->{factor}" . (defined $of->{against} ? ' ×' : ''), $of->{met} ? 'yes' : '**no**'
 			]
-		} Bench::Targets::judged($results));
+		} Bench::Targets::compared($results));
 }
 
 sub title

@@ -56,17 +56,17 @@ my @targets = (
 
 =over
 
-=item Bench::Targets::judged($results)
+=item Bench::Targets::compared($results)
 
 A list of { work, measured, sense, factor, against, ratio, met }; against and
 ratio are undef where the limit is a number.  Without what was not measured.
 
 =cut
 
-sub judged
+sub compared
 {
 	my ($results) = @_;
-	return grep { defined } map { judge($results, @$_) } @targets;
+	return grep { defined } map { compare($results, @$_) } @targets;
 }
 
 sub value
@@ -81,7 +81,7 @@ sub value
 	return $results->value($row, $name);
 }
 
-sub judge
+sub compare
 {
 	my ($results, $work, $what, $sense, $factor, $against) = @_;
 	my $measured = value($results, $what) // return;
