@@ -176,13 +176,14 @@ look_at(LocalHold *local, void *arg)
 					(errcode(ERRCODE_ETCD_LOCK_LOST),
 					 errmsg("etcd lock \"%s\" of this session was lost",
 							lock_name_for_message(&local->name)),
-					 errhint("Release it with etcd_unlock().")));
+					 errhint("Release it with %s.", lock_session_unlock_function(local))));
 		local->told = true;
 		return;
 	}
 
-	if (has_tag && !lock_session_in_transaction(local) && lost)
-		hint = _("Release the lock with etcd_unlock(), acquire it again, and retry the transaction.");
+	if (has_tag && lost && lock_session_outlives_transaction(local))
+		hint = psprintf(_("Release the lock with %s, acquire it again, and retry the transaction."),
+						lock_session_unlock_function(local));
 	refuse(&local->name, !lost,
 		   !lost ?
 		   _("Etcd did not respond, so it is unknown whether the lock is still held.") :

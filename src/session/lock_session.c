@@ -488,6 +488,20 @@ count_of(const LocalHold *local, ResourceOwner owner)
 	return 0;
 }
 
+/* Is it, perhaps among others, a session lock, which the user has to unlock? */
+bool
+lock_session_outlives_transaction(const LocalHold *local)
+{
+	return count_of(local, NULL) > 0;
+}
+
+/* For hints. */
+const char *
+lock_session_unlock_function(const LocalHold *local)
+{
+	return local->mode == LOCK_EXCLUSIVE ? "etcd_unlock()" : "etcd_unlock_shared()";
+}
+
 /* ----------------------------------------------------------------
  *		Ends
  * ----------------------------------------------------------------
@@ -692,7 +706,10 @@ lock_session_report_lost(LocalHold *local)
 			(errcode(ERRCODE_ETCD_LOCK_LOST),
 			 errmsg("etcd lock \"%s\" was lost", lock_name_for_message(&local->name)),
 			 errdetail_internal("%s", lock_session_loss_detail(local)),
-			 errhint("Release it with etcd_unlock(), then acquire it again.")));
+			 lock_session_outlives_transaction(local) ?
+			 errhint("Release it with %s, then acquire it again.",
+					 lock_session_unlock_function(local)) :
+			 errhint("Retry the transaction.")));
 }
 
 /* The user unlocks a lost lock, and learns that others may have had it. */

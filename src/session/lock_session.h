@@ -70,6 +70,8 @@ extern void lock_session_granted(LocalHold *local, ResourceOwner owner);
 extern void lock_session_count(LocalHold *local, ResourceOwner owner, int64 add);
 extern bool lock_session_has_tag(const LocalHold *local);
 extern bool lock_session_in_transaction(const LocalHold *local);
+extern bool lock_session_outlives_transaction(const LocalHold *local);
+extern const char *lock_session_unlock_function(const LocalHold *local);
 extern void lock_session_flush_commits(void);
 extern bool lock_session_holds_any(void);
 extern bool lock_session_unlock(const LockName *name, LockMode mode,

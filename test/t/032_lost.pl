@@ -161,6 +161,42 @@ foreach my $by ('another server', 'the same server')
 	};
 }
 
+# A hint says what releases the lock: the function of its mode, or the end of its transaction.
+part 'hints' => sub {
+	my $session = session($here);
+	my %take = (
+		exclusive => [ "SELECT etcd_lock('/hint')", qr/HINT:  Release it with etcd_unlock\(\), then / ],
+		shared => [ "SELECT etcd_lock_shared('/hint')", qr/HINT:  Release it with etcd_unlock_shared\(\), then / ],
+		transaction => [ "SELECT etcd_xact_lock('/hint')", qr/HINT:  Retry the transaction\./ ],
+		both => [ "SELECT etcd_lock('/hint'), etcd_xact_lock('/hint')",
+			qr/HINT:  Release it with etcd_unlock\(\), then / ]);
+	foreach my $name (sort keys %take)
+	{
+		my ($take, $hint) = @{ $take{$name} };
+		$session->query("BEGIN; $take");
+		break_lock('/hint');
+		my $result = $session->try($take);
+		is($result->{sqlstate}, 'EL001', "$name: lost");
+		like($result->{err}, $hint, "$name: the hint");
+		$session->query('ROLLBACK; SELECT etcd_unlock_all()');
+	}
+
+	$session->query("SET etcd_lock.on_loss = warn");
+	foreach my $unlock (qw(etcd_unlock etcd_unlock_shared))
+	{
+		my $take = $unlock =~ /shared/ ? 'etcd_lock_shared' : 'etcd_lock';
+		$session->query("SELECT $take('/hint')");
+		break_lock('/hint');
+		like($session->try('SELECT 1')->{err}, qr/WARNING:.*HINT:  Release it with $unlock\(\)\./s,
+			"$take, a transaction that reads: the hint");
+		my $result = $session->try("INSERT INTO t VALUES ('hint')");
+		is($result->{sqlstate}, 'EL002', "$take, one that writes");
+		like($result->{err}, qr/HINT:  Release the lock with $unlock\(\), acquire it again, /, "$take, one that writes: the hint");
+		$session->query('SELECT etcd_unlock_all()');
+	}
+	$session->quit;
+};
+
 # A lock that is lost is not granted, and nobody waits for it.
 part 'a lost lock in etcd_locks' => sub {
 	my $session = session($here);
