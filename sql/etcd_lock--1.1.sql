@@ -812,13 +812,13 @@ COMMENT ON PROCEDURE etcd_lock_wait(text, integer) IS
 	'raises an error, because the wait must be an interval';
 
 COMMENT ON FUNCTION etcd_lock_token(text) IS
-	'fencing token of this session''s lock; null if it holds none';
+	'fencing token of this session''s lock, even if it was lost; null if it has none; use etcd_lock_check() to know whether it is still held';
 
 COMMENT ON FUNCTION etcd_lock_token(bigint) IS
-	'fencing token of this session''s lock; null if it holds none';
+	'fencing token of this session''s lock, even if it was lost; null if it has none; use etcd_lock_check() to know whether it is still held';
 
 COMMENT ON FUNCTION etcd_lock_token(integer, integer) IS
-	'fencing token of this session''s lock; null if it holds none';
+	'fencing token of this session''s lock, even if it was lost; null if it has none; use etcd_lock_check() to know whether it is still held';
 
 COMMENT ON FUNCTION etcd_lock_check(text) IS
 	'asks etcd whether this session still holds the lock';
@@ -860,7 +860,7 @@ COMMENT ON VIEW etcd_lock_stats_histogram IS
 	'how many waits and requests took no longer than a number of seconds';
 
 COMMENT ON FUNCTION etcd_lock_stats_reset() IS
-	'reset the counters; only superusers may call it unless it is granted';
+	'reset the counters; only for superusers, and members of pg_monitor to whom it is granted';
 
 COMMENT ON FUNCTION etcd_lock_queue() IS
 	'who holds and who waits for each lock, on all servers, from etcd';

@@ -264,7 +264,7 @@ define_all(GucEnumAssignHook on_loss_assign)
 							NULL, NULL, NULL);
 	DefineCustomIntVariable("etcd_lock.handoff_window",
 							"How long this server may pass a lock on between its own sessions.",
-							"0 asks etcd each time.",
+							"0 asks etcd each time, unless the lock is kept; see \"etcd_lock.keep_window\".",
 							&etcd_lock_handoff_window,
 							100, 0, 10000,
 							PGC_SIGHUP, GUC_UNIT_MS,

@@ -262,7 +262,7 @@ sub summary
 			'64 clients, a lock each, pairs/s',
 			'8 clients, one lock, pairs/s',
 			'64 clients, one lock, pairs/s',
-			'to another server, ms (hot: kept; else: to one that has waited for 10 ms, 250 ms)'
+			'to another server, ms (hot: a lock that nobody uses; others: to a server that has waited for 10 ms, 250 ms)'
 		],
 		map {
 			my ($who, @ids) = @$_;
