@@ -78,7 +78,10 @@ report_cancel(LocalHold *lost)
 			 errmsg("canceling statement because etcd lock \"%s\" was lost",
 					lock_name_for_message(&lost->name)),
 			 errdetail_internal("%s", lock_session_loss_detail(lost)),
-			 errhint("Roll back, release a lock of the session with etcd_unlock(), and retry.")));
+			 lock_session_outlives_transaction(lost) ?
+			 errhint("Roll back, release the lock with %s, and retry.",
+					 lock_session_unlock_function(lost)) :
+			 errhint("Roll back, and retry.")));
 }
 
 void

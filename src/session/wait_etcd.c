@@ -23,7 +23,6 @@
 #include "shared/settings.h"
 #include "shared/wait_events.h"
 #include "storage/proc.h"
-#include "utils/timestamp.h"
 
 /*
  * A waiter looks at least this often whether the worker is alive, in
@@ -207,24 +206,19 @@ wait_etcd_begin(WaitEtcd *wait, LocalHold *local, const WaitDeadlines *deadlines
 }
 
 /*
- * Since when has this request made no progress?  Those who wait in PostgreSQL's queue while
- * there is no link do not each wait for connect_timeout, one after another.
+ * Since when has this request made no progress?  Sessions that ask for a lock while there
+ * is no link do not each wait for connect_timeout, one after another in PostgreSQL's queue.
  */
 static int64
 last_progress(const WaitEtcd *wait, int64 now)
 {
 	LinkStatus	status;
-	int64		down;
 
 	if (has_lease())
 		return now;
 	link_status_get(&status);
-	if (status.up)
-		return now;				/* there is no lease, or no worker */
-	if (status.down_since == 0)
-		return wait->deadlines->began_at;
-	down = Max(GetCurrentTimestamp() - status.down_since, 0);
-	return Max(now - down, wait->deadlines->began_at);
+	return !status.up && wait->deadlines->began_at >= status.down_at ?
+		wait->deadlines->began_at : now;
 }
 
 /* PostgreSQL's lock has just been acquired. */

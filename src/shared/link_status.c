@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "shared/clock.h"
 #include "shared/link_status.h"
 #include "shared/lock_table.h"
 #include "storage/lwlock.h"
@@ -95,7 +96,10 @@ link_status_set_link(bool up, const char *endpoint, const char *error)
 {
 	LWLockAcquire(status_lock, LW_EXCLUSIVE);
 	if (link_status->up && !up)
+	{
 		link_status->down_since = GetCurrentTimestamp();
+		link_status->down_at = clock_now();
+	}
 	link_status->up = up;
 	strlcpy(link_status->endpoint, endpoint, sizeof(link_status->endpoint));
 	if (error != NULL)

@@ -41,6 +41,7 @@ typedef struct LinkStatus
 {
 	bool		up;
 	TimestampTz down_since;		/* if not; 0: it was never up */
+	int64		down_at;		/* likewise, on clock_now() */
 	char		endpoint[256];
 	char		last_error[LINK_ERROR_SIZE];
 	TimestampTz last_error_at;

@@ -93,7 +93,9 @@ struct Audit
 	int64		listed_at;		/* when that was, for the last time */
 	uint64		list_epoch;
 	int64		list_min_revision;
-	int64		list_retry_at;	/* 0: the last one has come */
+	int64		list_pause;		/* before the next one; 0: the last one has
+								 * come */
+	int64		list_retry_at;
 	int64		slices_until;	/* it cannot be had, so slices have to do */
 
 	dlist_head	slices;			/* in flight */
@@ -222,7 +224,7 @@ next_list(int64 now)
 		return PG_INT64_MAX;
 	if (!uses_list(now))
 		return MyAudit->listed_at + LIST_PAUSE;
-	if (MyAudit->list_retry_at != 0)
+	if (MyAudit->list_pause != 0)
 		return MyAudit->list_retry_at;
 	return MyAudit->listed_at +
 		(name_count_audited() == 0 ? LIST_IDLE : audit_interval());
@@ -364,6 +366,15 @@ do_without_list(const EtcdResponse *response, const EtcdError *error)
 		MyAudit->slices_until = clock_now() + LIST_PAUSE;
 }
 
+/* It has not come yet: in which time to ask for it again. */
+static void
+retry_list(void)
+{
+	MyAudit->list_pause = MyAudit->list_pause == 0 ? RETRY_PAUSE :
+		Min(2 * MyAudit->list_pause, audit_interval());
+	MyAudit->list_retry_at = clock_now() + MyAudit->list_pause;
+}
+
 static void
 list_done(void *arg, const EtcdResponse *response)
 {
@@ -371,7 +382,7 @@ list_done(void *arg, const EtcdResponse *response)
 	EtcdError	error = {0};
 
 	MyAudit->listing = false;
-	MyAudit->list_retry_at = clock_now() + RETRY_PAUSE;
+	retry_list();
 	if (MyAudit->list_epoch != deadline_epoch(&lock_shared->deadline))
 		return;
 	if (response->too_long)
@@ -389,7 +400,7 @@ list_done(void *arg, const EtcdResponse *response)
 		lease_hurry();
 	else
 	{
-		MyAudit->list_retry_at = 0;
+		MyAudit->list_pause = 0;
 		for (int i = 0; i < listed.nkeys; i++)
 			look_at_listed(&listed.keys[i], (uint64) listed.id, MyAudit->listed_at);
 		look_for_missing(MyAudit->listed_at);
@@ -409,6 +420,8 @@ send_list(int64 now)
 	MyAudit->list_min_revision = lock_shared->highest_revision;
 	MyAudit->listing = link_call(LINK_SIDE, etcd_request_lease_timetolive(lease_id(), true),
 								 request_timeout(), &callbacks, NULL) != NULL;
+	if (!MyAudit->listing)
+		retry_list();
 }
 
 /* ----------------------------------------------------------------

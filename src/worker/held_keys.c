@@ -244,9 +244,10 @@ notes_done(void *arg, const EtcdResponse *response)
 
 		if (key == NULL || key->key_id != notes->note[i].key_id || key->note == NULL)
 			orphan_add(notes->note[i].key, strlen(notes->note[i].key), 0);
-		else if (response->delivered && !done && key->note_revision == 0)
+		else if (response->delivered && !done)
 		{
-			name_forget_note(key);	/* else it goes with the lease */
+			if (key->note_revision == 0)
+				name_forget_note(key);	/* else it goes with the lease */
 			if (is_forbidden)
 				name_set_holder_look(key, clock_now() + REFUSED_PAUSE);
 		}
