@@ -7,6 +7,7 @@ use warnings;
 
 use EtcdLockTest;
 use EtcdLockTest::Proxy;
+use MIME::Base64 qw(encode_base64);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -31,32 +32,68 @@ sub status
 # A put that comes when nobody waits for it any more
 #
 
-# It is looked for every 250 ms, and not only by the list of all keys.
-my $put = 'request_?put.*L2xhdGUv';    # below "/late/"
-my @found;
-foreach my $attempt (1 .. 3)
+# Returns when it was sent, and a revision from before it came.
+sub give_up
 {
-	my $name = "late $attempt";
-	$proxy->rules({ name => $name, path => '^/v3/kv/txn$', body => $put, do => 'delay', ms => 3000, times => 1 });
+	my ($name, $rule, $ms) = @_;
+	my $put = 'request_?put.*' . encode_base64("$name/", '');    # six bytes, so that no other follows in it
+	$proxy->rules({ name => $rule, path => '^/v3/kv/txn$', body => $put, do => 'delay', ms => $ms, times => 1 });
 	my $since = $etcd->revision;
 	my $giver_up = session($here);
 	my $sent = time;
-	my $result = $giver_up->try("SET lock_timeout = '200 ms'; SELECT etcd_lock('/late')");
-	is($result->{sqlstate}, '55P03', 'a put that is late: given up');
-	is($proxy->hits($name), 1, '... and on its way');
+	my $result = $giver_up->try("SET lock_timeout = '200 ms'; SELECT etcd_lock('$name')");
+	is($result->{sqlstate}, '55P03', "$rule: given up");
+	is($proxy->hits($rule), 1, '... and on its way');
 	$giver_up->quit;
-	wait_until('the key comes', sub { $etcd->key_has_come('/late/', $since) });
-	like($other->try("SELECT etcd_lock('/late')")->{out}, qr/^\d+$/, '... another server gets the lock');
-	my $took = time - $sent - 3;
-	note sprintf 'a late put, TTL 5 min: found and gone after %.2f s', $took;
-	$other->query("SELECT etcd_unlock('/late')");
-	push @found, $took;
+	return ($sent, $since);
 }
-cmp_ok(median(@found), '<', 0.5, '... as soon as its key has come');
+
+# Returns how long after its key has come another server has the lock.
+sub gone_after
+{
+	my ($name, $rule, $ms, $sent, $since) = @_;
+	wait_until("$rule: the key comes", sub { $etcd->key_has_come("$name/", $since) });
+	cmp_ok(time - $sent, '>', $ms / 1000, "$rule: the key comes");
+	like($other->try("SET lock_timeout = '30 s'; SELECT etcd_lock('$name')")->{out}, qr/^\d+$/,
+		'... another server gets the lock');
+	my $took = time - $sent - $ms / 1000;
+	note sprintf '%s, TTL 5 min: found and gone after %.2f s', $rule, $took;
+	$other->query("SELECT etcd_unlock('$name')");
+	return $took;
+}
+
+# One that comes much later than etcd itself would let it
+my @slow = ('/slow', 'a put that is 20 s late', 20_000);
+push @slow, give_up(@slow);
+
+# It is looked for every 250 ms, and not only by the list of all keys.
+my @found;
+foreach my $attempt (1 .. 3)
+{
+	my @late = ('/late', "a put that is late, $attempt", 3000);
+	push @found, gone_after(@late, give_up(@late));
+}
+cmp_ok(median(@found), '<', 0.5, 'late puts are found as soon as their keys have come');
+
+# Nothing looks for it any more, but the list shows it, which comes as often as what is held is
+# compared.
+$session->query("SELECT etcd_lock('/compared')");
+cmp_ok(gone_after(@slow), '<', 4, 'a put that is later than etcd allows is found with the next list');
+$session->query("SELECT etcd_unlock('/compared')");
+wait_until('nothing is held', sub { status('keys_held') == 0 });
 
 #
 # Keys that are deleted by hand, while no watch tells
 #
+
+# The worker does not ask again for a minute for a list that it could not have.
+sub start_again
+{
+	$_->quit foreach $session, $look;
+	$here->restart;
+	($session, $look) = (session($here), session($here));
+	return;
+}
 
 # "1": of few names; "4500": of so many long ones that they are read in slices
 sub lose_one_of
@@ -109,6 +146,20 @@ $proxy->rules(
 	{ name => 'list', path => '/timetolive$', EtcdLockTest::Proxy::refusal(7, 'etcdserver: permission denied') });
 lose_one_of(2);
 cmp_ok($proxy->hits('list'), '>', 0, 'the list was refused');
+
+# A list that is longer than a response may be: it lacks nothing, but cannot be had.  The names of
+# 30,000 locks can make it so long, and so do keys that others attach to the lease.
+start_again();
+$session->query("SELECT etcd_lock('/first')");
+my $lease = $etcd->lease_of('/first/');
+$etcd->put("/attached/$_/" . 'x' x 1_000_000, '', $lease) foreach 1 .. 17;
+$proxy->rules(
+	{ path => '^/v3/watch$', do => 'hold' },
+	{ name => 'long list', path => '/timetolive$', do => 'delay', ms => 0 });
+wait_until('the long list is asked for', sub { $proxy->hits('long list') });
+$session->query("SELECT etcd_unlock('/first')");
+lose_one_of(2);
+is($proxy->hits('long list'), 1, 'the long list is not asked for again at once');
 $proxy->rules;
 
 #
@@ -138,10 +189,7 @@ sub lose_unseen
 	return;
 }
 
-# The worker does not ask again for a list that was refused for a minute.
-$_->quit foreach $session, $look;
-$here->restart;
-($session, $look) = (session($here), session($here));
+start_again();
 my %denied = EtcdLockTest::Proxy::refusal(7, 'etcdserver: permission denied');
 lose_unseen('a key that the list lacks', 1, \%denied);
 lose_unseen('a key that is nowhere to be seen', 0, \%denied, '/timetolive$');
@@ -154,9 +202,7 @@ lose_unseen('a key that the list lacks, and an odd refusal', 1,
 #
 
 $here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '30s'");
-$look->quit;
-$here->restart;
-($session, $look) = (session($here), session($here));
+start_again();
 $session->query("SELECT etcd_lock('/blind')");
 my $log = -s $here->logfile;
 $proxy->rules({ path => '/timetolive$', do => 'hold' });
