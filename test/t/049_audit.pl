@@ -1,5 +1,6 @@
 # The locks that a server holds are compared with etcd's keys, and its lease is kept,
 # regardless of the TTL, of the number of locks, and of what etcd does not tell.
+# ETCD_LOCK_LONG_NAMES: so many names of the greatest length are held, and one is lost, too.
 # ETCD_LOCK_NAMES: so many names are held by one server at last, and what that costs is bounded.
 
 use strict;
@@ -12,6 +13,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 
 my $names = $ENV{ETCD_LOCK_NAMES} // 0;
+my $long_names = $ENV{ETCD_LOCK_LONG_NAMES} // 0;
 my $etcd = EtcdLockTest::Etcd->new(args => $names ? [ '--quota-backend-bytes', 8 * 1024**3 ] : []);
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
 my $here = start_server('here', endpoints => $proxy->url, conf => <<'END');
@@ -98,8 +100,8 @@ sub start_again
 # "1": of few names; "4500": of so many long ones that they are read in slices
 sub lose_one_of
 {
-	my ($n) = @_;
-	my $long = 'x' x 470;
+	my ($n, $when_held) = @_;
+	my $long = 'x' x 500;    # with what is around it 512 bytes, the most that a name may have
 
 	# by many sessions at once, as requests travel together
 	my @holders = map { session($here) } 1 .. ($n > 100 ? 10 : 1);
@@ -111,6 +113,7 @@ sub lose_one_of
 	}
 	$_->result foreach @holders;
 	is(status('keys_held'), $n, "$n names: held");
+	$when_held->() if $when_held;
 	my $took = fastest(
 		2,
 		sub {
@@ -124,6 +127,8 @@ sub lose_one_of
 			my $took = time - $deleted;
 			note sprintf 'a key of %d deleted by hand, no watch, TTL 5 min: known after %.2f s', $n, $took;
 			is($look->query("SELECT name FROM etcd_locks() WHERE lost"), "/held/$long/$at", "$n names: the right one");
+			like($other->query("SELECT etcd_lock('/held/$long/$at')"), qr/^\d+$/, "$n names: another server gets it");
+			$other->query("SELECT etcd_unlock('/held/$long/$at')");
 			my $holder = $holders[ ($at - 1) % @holders ];
 			$holder->query("SELECT etcd_unlock('/held/$long/$at')");
 			like($holder->query("SELECT etcd_lock('/held/$long/$at')"), qr/^\d+$/, "$n names: it can be had again");
@@ -242,6 +247,32 @@ foreach my $attempt (1 .. 5)
 	last if $kept;
 }
 ok($kept, 'one refused keepalive does not lose a lease of 2 s');
+
+#
+# Names whose list is longer than a response may be
+#
+
+SKIP:
+{
+	skip 'very long names: ETCD_LOCK_LONG_NAMES does not say how many', 1 unless $long_names;
+	my $locks = 64 + int($long_names / 100);
+	$here->append_conf('postgresql.conf', <<"END");
+etcd_lock.lease_ttl = '5min'
+etcd_lock.request_timeout = '15s'
+etcd_lock.max_names = @{[ $long_names + 1000 ]}
+etcd_lock.max_names_per_session = $long_names
+max_locks_per_transaction = $locks
+END
+	start_again();
+	$proxy->rules(
+		{ path => '^/v3/watch$', do => 'hold' },
+		{ name => 'list of names', path => '/timetolive$', do => 'delay', ms => 0 });
+	lose_one_of($long_names, sub {
+			my $before = $proxy->hits('list of names');
+			wait_until("$long_names names: the list is asked for", sub { $proxy->hits('list of names') > $before });
+		});
+	$proxy->rules;
+}
 
 #
 # Very many names, held by one server
