@@ -164,7 +164,7 @@ $proxy->rules(
 wait_until('the long list is asked for', sub { $proxy->hits('long list') });
 $session->query("SELECT etcd_unlock('/first')");
 lose_one_of(2);
-is($proxy->hits('long list'), 1, 'the long list is not asked for again at once');
+cmp_ok($proxy->hits('long list'), '<', 3, 'the long list is not asked for again and again');
 $proxy->rules;
 
 #
