@@ -13,26 +13,28 @@ use Time::HiRes qw(time);
 my $etcd = EtcdLockTest::Etcd->new;
 my ($here, $there) = start_servers($etcd, qw(here there));
 
-# So that it does not depend on the machine's speed who passes a lock on.
 sub set_window
 {
-	my ($window) = @_;
-	$here->safe_psql('postgres', "ALTER SYSTEM SET etcd_lock.handoff_window = '$window'");
+	my ($setting, $window) = @_;
+	$here->safe_psql('postgres', "ALTER SYSTEM SET etcd_lock.$setting = '$window'");
 	$here->reload;
 	$here->poll_query_until('postgres',
-		"SELECT current_setting('etcd_lock.handoff_window') = '$window'")
+		"SELECT current_setting('etcd_lock.$setting') = '$window'")
 	  or die 'the setting did not arrive';
 	return;
 }
 
-set_window('10s');
+# So that it does not depend on the machine's speed who passes a lock on.
+set_window('handoff_window', '10s');
 my $look = session($here);
 
-# The counters' two sums, as doc/monitoring.md tells them.
+# The counters' two sums, and the one that is a part of another, as doc/monitoring.md
+# tells them.
 my $adds_up = <<'END';
 	waiting_at_reset + asked = acquired_etcd + acquired_passed_on + tries_failed
 		+ timeouts + deadlocks + cancelled + failed + waiting
 	AND held_at_reset + acquired_etcd + acquired_passed_on = released + lost + held
+	AND reused <= acquired_passed_on
 END
 
 # Do something, and compare what the counters have gained with %expected;
@@ -41,7 +43,7 @@ sub counts
 {
 	my ($name, $do, %expected) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my @names = qw(asked acquired_etcd acquired_passed_on tries_failed timeouts
+	my @names = qw(asked acquired_etcd acquired_passed_on reused tries_failed timeouts
 	  deadlocks cancelled failed waiting released lost held);
 	my $sql = 'SELECT ' . join(', ', @names) . ", $adds_up FROM etcd_lock_stats";
 
@@ -221,6 +223,33 @@ counts('acquired anew',
 	asked => 1, acquired_etcd => 1, released => 1);
 
 #
+# A hot name
+#
+
+set_window('keep_window', '10s');
+wait_until(
+	'a lock is kept',
+	sub {
+		my $before = $look->query('SELECT acquired_etcd FROM etcd_lock_stats');
+		$one->query("SELECT etcd_lock('/hot'); SELECT etcd_unlock('/hot');" x 5);
+		return $look->query('SELECT acquired_etcd FROM etcd_lock_stats') == $before;
+	});
+counts('nobody has used it in between',
+	sub { $two->query("SELECT etcd_lock('/hot'); SELECT etcd_unlock('/hot')") },
+	asked => 1, acquired_passed_on => 1, reused => 1, released => 1);
+counts('passed on from session to session',
+	sub {
+		$one->query("SELECT etcd_lock('/hot')");
+		$two->send("SELECT etcd_lock('/hot')");
+		wait_until_waiting($two);
+		$one->query("SELECT etcd_unlock('/hot')");
+		$two->result;
+		$two->query("SELECT etcd_unlock('/hot')");
+	},
+	asked => 2, acquired_passed_on => 2, reused => 1, released => 2);
+set_window('keep_window', '200ms');
+
+#
 # The worker's part, and the histograms
 #
 
@@ -389,9 +418,10 @@ sub load_adds_up
 	return;
 }
 
-set_window('100ms');
+set_window('handoff_window', '100ms');
 reset_stats();
-load_adds_up('mixed load', 4);
+load_adds_up('mixed load', 4, undef, ['reused']);
+cmp_ok($look->query('SELECT reused FROM etcd_lock_stats'), '>', 0, 'mixed load: some are reused');
 is( $look->query(<<'END'), 't|t|t|t|t', 'mixed load: sessions and counters saw the same')
 SELECT acquired_etcd + acquired_passed_on = count(*) FILTER (WHERE outcome = 'acquired'),
        tries_failed = count(*) FILTER (WHERE outcome = 'tries_failed'),
