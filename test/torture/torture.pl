@@ -186,11 +186,54 @@ sub socket_of { my ($node) = @_; return $node->host . '/.s.PGSQL.' . $node->port
 my $bad_ends = 0;
 
 
+# What a run of a minute must have shown of kept keys: the nemesis, if it may, and sessions.
+my @kept_kinds = grep { my $kind = $_; grep { $_ eq $kind } split /,/, $option{only} || join ',', Torture::Nemesis->kinds }
+  qw(kept_death kept_try);
+my $is_long = !$aim && $option{seconds} >= 60;
+my %most_kept;    # server's life => column of etcd_lock_stats => its highest value
+
 nap(2);
-while (now() < $began + $option{seconds} || $weak && !is_caught())
+while (now() < $began + $option{seconds}
+	|| $weak && !is_caught()
+	|| $is_long && !has_kept() && now() < $began + 2 * $option{seconds})
 {
+	$nemesis->insist(@kept_kinds) if $is_long && now() > $began + $option{seconds} / 2;
 	$nemesis->step;
+	note_kept();
 	nap(0.02);
+}
+
+# A crash, and a start, begin the counters anew.
+sub note_kept
+{
+	state $next = 0;
+	return if now() < $next;
+	$next = now() + 0.3;
+	foreach my $server (grep { !$nemesis->is_down($_) } 0 .. $#nodes)
+	{
+		my $row = $nemesis->ask($server,
+			"SELECT concat_ws(' ', extract(epoch FROM stats_reset), reused, kept, given_up) FROM etcd_lock_stats")
+		  // next;
+		my ($life, %value);
+		($life, @value{qw(reused kept given_up)}) = split / /, $row;
+		my $most = $most_kept{"$server $life"} //= {};
+		foreach (keys %value) { $most->{$_} = $value{$_} if $value{$_} > ($most->{$_} // 0) }
+	}
+	return;
+}
+
+# A column's highest values, added up over all servers and their lives.
+sub kept_in_all
+{
+	my ($column) = @_;
+	my $sum = 0;
+	$sum += $_->{$column} // 0 foreach values %most_kept;
+	return $sum;
+}
+
+sub has_kept
+{
+	return !$nemesis->missing && !grep { !kept_in_all($_) } qw(reused kept given_up);
 }
 
 # Whether what is weak has shown: by chance that takes longer, now and then.
@@ -343,6 +386,11 @@ sub check_what_ran
 	is(scalar(keys %kind), 4, 'exclusive and shared locks of both scopes were in use')
 	  or diag explain \%kind;
 
+	if ($is_long)
+	{
+		none('keys were kept, used again and given up', grep { !kept_in_all($_) } qw(reused kept given_up));
+		none('the nemesis has met kept keys', $nemesis->missing);
+	}
 	none(
 		'no server crashed by itself',
 		map {
@@ -419,6 +467,7 @@ sub summary
 	diag 'refused commits: ' . ($outcome{'refused EL002'} // 0) . ', losses: '
 	  . (($end{EL001} // 0) + ($end{EL002} // 0) + ($end{lost} // 0));
 	diag "nemesis: $nemeses, " . in_words($count);
+	diag 'kept keys: ' . in_words({ map { $_ => kept_in_all($_) } qw(reused kept given_up) });
 	diag sprintf 'longest wait for a lock: %.2f s; granted again at the end after %.2f s',
 	  $wait, $again;
 	return;

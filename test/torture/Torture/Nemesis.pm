@@ -82,6 +82,8 @@ sub new
 		heal => [],
 		busy => {},
 		count => {},
+		insisted => [],
+		keeps => [],
 		thefts => [],
 		outages => [],
 		cancels => [],
@@ -134,6 +136,8 @@ sub step
 	return if now() < $self->{next};
 	return if $self->{aim} && keys %{ $self->{busy} };
 	my $kind = $self->one_of(@{ $self->{drawn_from} });
+	my ($missing) = $self->missing;
+	$kind = $missing if $missing;
 	my $what = {
 		kind => $kind,
 		server => int $self->draw(scalar @{ $self->{nodes} }),
@@ -155,12 +159,36 @@ sub step
 	$what->{target} = $kinds{$kind}{target};
 	$what->{target} .= $what->{server} if $what->{target} =~ /server|link/;
 	return if $self->{busy}{ $what->{target} };
+	$self->let_keep($what->{server}) if $missing;
 
 	my $told = $self->$kind($what) // return;
 	$self->{next} = now() + $self->draw(1.5);
 	$self->{count}{$kind}++;
 	$self->say("$kind $told");
 	return;
+}
+
+=item $nemesis->insist(@kinds)
+
+Do these next, unless it has done them before: nothing else until then.
+
+=item $nemesis->missing
+
+Which of them it has not done yet.
+
+=cut
+
+sub insist
+{
+	my ($self, @kinds) = @_;
+	$self->{insisted} = \@kinds;
+	return;
+}
+
+sub missing
+{
+	my ($self) = @_;
+	return grep { !$self->{count}{$_} } @{ $self->{insisted} };
 }
 
 =item $nemesis->heal_all
@@ -189,9 +217,18 @@ sub heal_all
 
 How often it did what.
 
+=item $nemesis->is_down($server)
+
+Whether a server's processes are stopped or gone just now.
+
+=item $nemesis->ask($server, $sql)
+
+A value from a server; undef if it does not answer.
+
 =cut
 
 sub count { my ($self) = @_; return $self->{count} }
+sub is_down { my ($self, $server) = @_; return $self->{busy}{"server$server"} }
 
 =item $nemesis->thefts
 
@@ -233,6 +270,16 @@ sub all_is_well
 	return 1;
 }
 
+# What is insisted on needs a server that keeps keys, whatever server_reload has set.
+sub let_keep
+{
+	my ($self, $server) = @_;
+	return if $self->{keeps}[$server];
+	$self->ask($server, "ALTER SYSTEM SET etcd_lock.keep_window = '2s'");
+	$self->{keeps}[$server] = $self->ask($server, 'SELECT pg_reload_conf()');
+	return;
+}
+
 # Heal this later, and leave the target alone until then.
 sub later
 {
@@ -257,7 +304,6 @@ sub heal
 	return;
 }
 
-# A value from a server; undef if it does not answer.
 sub ask
 {
 	my ($self, $server, $sql) = @_;
