@@ -7,6 +7,7 @@ use warnings;
 use EtcdLockTest;
 use PostgreSQL::Test::Cluster;
 use Test::More;
+use Time::HiRes qw(time);
 
 my $etcd = EtcdLockTest::Etcd->new;
 my $primary = start_server(
@@ -76,6 +77,47 @@ is( $standby->safe_psql(
 $session{outsider}->query("SELECT etcd_unlock('/held')");
 is($session{standby}->result->{sqlstate}, '', 'handed over to the standby');
 
+# Keys that are kept, for longer than anybody has to wait: some are idle during the promotion
+# below, some are used and waited for.
+sub set_keep_window
+{
+	my ($who, $window) = @_;
+	$session{$who}->query("ALTER SYSTEM SET etcd_lock.keep_window = '$window'");
+	$session{$who}{node}->reload;
+	wait_until("keep_window is $window",
+		sub { $session{$who}->query('SHOW etcd_lock.keep_window') eq $window });
+	return;
+}
+set_keep_window($_, '10s') foreach qw(primary standby);
+
+# Until its server keeps the lock.
+sub heat
+{
+	my ($who, $name) = @_;
+	my $acquired = sub { $session{$who}->query('SELECT acquired_etcd FROM etcd_lock_stats') };
+	wait_until(
+		"$name is kept",
+		sub {
+			my $before = $acquired->();
+			$session{$who}->query("SELECT etcd_lock('$name'); SELECT etcd_unlock('$name');" x 5);
+			return $acquired->() == $before && grep { m{^\Q$name\E/write/.*-keep10000$} } $etcd->lock_keys;
+		});
+	return;
+}
+
+my %token;
+sub taken { my ($who, $name) = @_; return $token{$name} = $session{$who}->query("SELECT etcd_lock('$name')") }
+
+my %waiter = (primary => session($standby), standby => session($primary));
+foreach my $who (qw(primary standby))
+{
+	heat($who, $_) foreach "/used/$who", "/idle/$who", "/again/$who";
+	taken($who, $_) foreach "/used/$who", "/idle/$who", "/again/$who";
+	$session{$who}->query("SELECT etcd_unlock('$_')") foreach "/idle/$who", "/again/$who";
+	$waiter{$who}->send("SELECT etcd_lock('/used/$who')");
+	wait_until_waiting($waiter{$who});
+}
+
 # Promotion keeps what is held and who waits.
 my $token = $session{standby}->query("SELECT etcd_lock_token('/held')");
 $session{primary}->send("SELECT etcd_lock('/held') > 0");
@@ -99,6 +141,45 @@ $session{standby}->query("SELECT etcd_unlock('/held')");
 is($session{primary}->result->{out}, 't', 'and hands them over');
 $session{primary}->query('SELECT etcd_unlock_all()');
 
-is_left_clean($etcd, $primary, $standby, $outsider);
+# What was kept goes to who asks, on the old primary and on the new one.
+sub soon
+{
+	my ($name, $what, $do) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($before, $began) = ($token{$name}, time);
+	cmp_ok($do->(), '>', $before, "$what: with a higher token");
+	cmp_ok(time - $began, '<', 5, "$what: soon");
+	return;
+}
+
+my %other = (primary => 'standby', standby => 'primary');
+foreach my $who (qw(primary standby))
+{
+	my $other = $other{$who};
+	soon("/used/$who", "kept and used on the $who, waited for on the $other",
+		sub {
+			$session{$who}->query("SELECT etcd_unlock('/used/$who')");
+			return $waiter{$who}->result->{out};
+		});
+	soon("/idle/$who", "kept on the $who, asked for on the $other", sub { taken($other, "/idle/$who") });
+	soon("/again/$who", "kept on the $who, asked for there", sub { taken($who, "/again/$who") });
+	is( $session{$who}->query("SELECT etcd_try_lock('/used/$who'), etcd_try_lock('/idle/$who')"),
+		'f|f', "the $who no longer has what it has kept");
+	is($session{$other}->query("SELECT etcd_try_lock('/again/$who')"), 'f', '... but what it has again');
+}
+$_->quit foreach values %waiter;
+set_keep_window('standby', '0');
+$_->query('SELECT etcd_unlock_all()') foreach values %session;
+
+# The old primary stops while it keeps keys.
+heat('primary', '/stop');
+taken('primary', '/stop');
+$session{primary}->query("SELECT etcd_unlock('/stop')");
+$session{primary}->quit;
+$primary->stop('fast');
+soon('/stop', 'the old primary has stopped', sub { taken('standby', '/stop') });
+$session{standby}->query("SELECT etcd_unlock('/stop')");
+
+is_left_clean($etcd, $standby, $outsider);
 $_->quit foreach values %session;
-finish($etcd, $standby, $primary, $outsider);
+finish($etcd, $standby, $outsider);

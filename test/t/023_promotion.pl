@@ -9,6 +9,7 @@ use EtcdLockTest;
 use EtcdLockTest::Proxy;
 use PostgreSQL::Test::Cluster;
 use Test::More;
+use Time::HiRes qw(sleep time);
 
 my $etcd = EtcdLockTest::Etcd->new;
 my $proxy = EtcdLockTest::Proxy->new($etcd->endpoint);
@@ -228,10 +229,47 @@ $candidate->send("SELECT etcd_lock('/primary')");
 $calling->query("SELECT etcd_lock('/broken')");
 wait_until_waiting($candidate);
 
+# A session of the primary takes a lock again and again, as its server keeps it, and somebody
+# on the standby wants it, too, as soon as the primary is cut off.
+$primary->safe_psql('postgres', "ALTER SYSTEM SET etcd_lock.keep_window = '10s'");
+$primary->reload;
+wait_until('keep_window is 10s', sub { $here->query('SHOW etcd_lock.keep_window') eq '10s' });
+my $acquired = sub { $here->query('SELECT acquired_etcd FROM etcd_lock_stats') };
+wait_until(
+	'the primary keeps the lock',
+	sub {
+		my $before = $acquired->();
+		$here->query("SELECT etcd_lock('/hot'); SELECT etcd_unlock('/hot');" x 5);
+		return $acquired->() == $before;
+	});
+my $hot = "SELECT etcd_lock('/hot'), extract(epoch FROM clock_timestamp())";
+my $last = $here->query($hot);
+$here->query("SELECT etcd_unlock('/hot')");
+
 $proxy->refuse;
+my $cut_off = time;
+$there->send($hot);
+$here->query("SET lock_timeout = '200ms'");
 $standby->promote;
 $standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()')
   or die 'the standby was not promoted';
+
+until ($there->done)
+{
+	my $out = $here->try($hot)->{out};
+	$last = $out if $out ne '';
+	$here->try("SELECT etcd_unlock('/hot')");
+	sleep 0.01;
+}
+my ($hot_token, $hot_since) = split /\|/, $there->result->{out};
+my ($last_token, $last_since) = split /\|/, $last;
+note sprintf 'the old primary passes it on for %.1f s more, the new one has it after %.1f s',
+  $last_since - $cut_off, $hot_since - $cut_off;
+cmp_ok($hot_token, '>', $last_token, 'what the old primary keeps: the new one gets it, with a higher token');
+cmp_ok($hot_since, '>', $last_since, '... when the old one no longer does');
+
+# after its lease, of 8 s
+cmp_ok($hot_since - $cut_off, '<', 18, '... and its lease has ended');
 
 # What the standby's sessions had lives on.
 is( $reader->query("SELECT etcd_lock_check('/kept'), etcd_lock_token('/kept') = $kept_token"),
@@ -275,6 +313,7 @@ is( wait_until(
 		}),
 	'f',
 	'when it has a link again, the lock is taken');
+is($here->query("RESET lock_timeout; SELECT etcd_try_lock('/hot')"), 'f', '... and so is the one that it kept');
 
 # Ticks and fences are what they were.
 is($candidate->query("SELECT etcd_try_once('/tick', '2030-01-01')"),
@@ -282,7 +321,7 @@ is($candidate->query("SELECT etcd_try_once('/tick', '2030-01-01')"),
 is($candidate->query("SELECT etcd_lock_fence('/primary', $old_token)"),
 	'f', 'an old token is refused by the new primary');
 
-$_->query('SELECT etcd_unlock_all()') foreach $candidate, $reader;
+$_->query('SELECT etcd_unlock_all()') foreach $candidate, $reader, $there;
 $etcd->delete('.etcd_lock/tick/');
 is_left_clean($etcd, $standby, $primary);
 $_->quit foreach $here, $there, $calling, $holding, $writer, $leader, $reader, $candidate;

@@ -202,6 +202,9 @@ sub idle_again
 		last if $kept == $many;
 	}
 
+	# A few may be too many for the watches, or too slow to be hot.
+	die "only $kept of $many names are kept\n" if $kept < 0.95 * $many;
+
 	# The requests before are reads of the queues.
 	my $batches;
 	wait_until(
