@@ -202,7 +202,7 @@ sub idle_again
 		last if $kept == $many;
 	}
 
-	# A few may be too many for the watches, or too slow to be hot.
+	# A few find no place among the names that the server remembers.
 	die "only $kept of $many names are kept\n" if $kept < 0.95 * $many;
 
 	# The requests before are reads of the queues.
