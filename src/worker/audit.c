@@ -48,7 +48,9 @@
 
 /*
  * The list is used while our keys' names have at most this many bytes
- * together.
+ * together, and all can be watched: it does not tell create_revisions.  So a key
+ * that was deleted, and put again by a request that was applied twice, looks as
+ * if it had always been there; a watch shows the deletion.
  */
 #define LIST_BYTES			(2 * 1024 * 1024)
 
@@ -58,6 +60,10 @@
  */
 #define LIST_PAUSE			INT64CONST(60000000)
 #define LIST_IDLE			INT64CONST(4000000)
+
+/* When pauses between lists that fail have grown to this, slices have to do for a while. */
+#define LIST_FAILS			INT64CONST(400000)
+#define LIST_BREAK			INT64CONST(10000000)
 
 /*
  * Slices in flight at a time, so that a way to etcd and back of 30 ms does not keep us
@@ -213,7 +219,8 @@ request_timeout(void)
 static bool
 uses_list(int64 now)
 {
-	return name_audited_bytes() <= LIST_BYTES && now >= MyAudit->slices_until;
+	return name_audited_bytes() <= LIST_BYTES &&
+		name_count_audited() <= HELD_KEYS_MAX_WATCHES && now >= MyAudit->slices_until;
 }
 
 /* When the list may be requested again. */
@@ -373,6 +380,8 @@ retry_list(void)
 	MyAudit->list_pause = MyAudit->list_pause == 0 ? RETRY_PAUSE :
 		Min(2 * MyAudit->list_pause, audit_interval());
 	MyAudit->list_retry_at = clock_now() + MyAudit->list_pause;
+	if (MyAudit->list_pause >= LIST_FAILS)
+		MyAudit->slices_until = clock_now() + LIST_BREAK;
 }
 
 static void
@@ -639,6 +648,7 @@ void
 audit_tick(int64 now)
 {
 	publish();
+	orphans_look_longer(!uses_list(now));
 	if (!lease_alive() || !link_ready())
 		return;
 	if (next_list(now) <= now)

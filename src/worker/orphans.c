@@ -24,8 +24,16 @@
 #define ETCD_MAY_APPLY		INT64CONST(8000000)
 #define EXPECT_PAUSE		INT64CONST(250000)
 
+/*
+ * Some arrive later than that.  The list of the keys on our lease shows them; if it
+ * cannot be had, or not often, we look for this much longer, at growing intervals.
+ */
+#define LOOK_LONGER			INT64CONST(120000000)
+#define LONGEST_PAUSE		INT64CONST(4000000)
+
 struct Orphans
 {
+	bool		look_longer;
 	dlist_head	list;			/* of Orphan */
 	int			n;
 };
@@ -105,21 +113,31 @@ orphan_expect(const char *key, size_t key_len)
 	if (orphan == NULL)
 		return;
 	orphan->until = now + ETCD_MAY_APPLY;
-	orphan->retry_at = now + EXPECT_PAUSE;
+	orphan->pause = EXPECT_PAUSE;
+	orphan->retry_at = now + orphan->pause;
+}
+
+void
+orphans_look_longer(bool look_longer)
+{
+	MyOrphans->look_longer = look_longer;
 }
 
 void
 orphan_not_found(Orphan *orphan)
 {
 	int64		now = clock_now();
+	bool		look_longer = MyOrphans->look_longer && orphan->until != 0;
 
-	if (now >= orphan->until)
+	if (now >= orphan->until + (look_longer ? LOOK_LONGER : 0))
 	{
 		orphan_forget(orphan);
 		return;
 	}
+	if (now >= orphan->until)
+		orphan->pause = Min(2 * orphan->pause, LONGEST_PAUSE);
 	orphan->in_flight = false;
-	orphan->retry_at = now + EXPECT_PAUSE;
+	orphan->retry_at = now + orphan->pause;
 }
 
 void

@@ -18,7 +18,8 @@ typedef struct Orphan
 	int64		create_revision;	/* 0: to be looked up */
 	int64		retry_at;		/* clock_now(): not before */
 	int64		until;			/* for one that may still come: how long to
-								 * look for it */
+								 * look for it, */
+	int64		pause;			/* and how long not to */
 	bool		in_flight;
 	bool		alone;			/* a Txn with it was refused */
 	size_t		key_len;
@@ -37,6 +38,9 @@ extern bool orphan_is_known(const char *key, size_t key_len);
  * up.
  */
 extern void orphan_expect(const char *key, size_t key_len);
+
+/* Will the list of the keys on our lease not show those that come later? */
+extern void orphans_look_longer(bool look_longer);
 
 /* It is not in etcd, or a session knows it. */
 extern void orphan_not_found(Orphan *orphan);

@@ -158,6 +158,8 @@ $proxy->rules;
 start_again();
 $session->query("SELECT etcd_lock('/first')");
 my $lease = $etcd->lease_of('/first/');
+my @longer = ('/longer', 'a put that is 14 s late', 14_000);
+push @longer, give_up(@longer);
 $proxy->rules(
 	{ path => '^/v3/watch$', do => 'hold' },
 	{ name => 'long list', path => '/timetolive$', do => 'delay', ms => 0 });
@@ -175,6 +177,7 @@ wait_until(
 $session->query("SELECT etcd_unlock('/first')");
 lose_one_of(2);
 cmp_ok($proxy->hits('long list') - $lists, '<', 2, 'the long list is asked for once a minute');
+cmp_ok(gone_after(@longer), '<', 10, 'without a list, a late put is looked for by its name for longer');
 $proxy->rules;
 
 #
@@ -221,7 +224,8 @@ $here->append_conf('postgresql.conf', "etcd_lock.lease_ttl = '30s'");
 start_again();
 $session->query("SELECT etcd_lock('/blind')");
 my $log = -s $here->logfile;
-$proxy->rules({ path => '/timetolive$', do => 'hold' });
+$proxy->rules({ path => '/timetolive$', do => 'hold' },
+	{ path => '^/v3/kv/', body => 'L2JsaW5k', do => 'hold' });    # "/blind"
 is_logged($here, $log, qr/WARNING: .*could not compare the locks that this server holds/,
 	'that nothing can be compared is told');
 ok( $look->query("SELECT audit_age > '3 s' AND last_error ~ 'compared' FROM etcd_lock_status()") eq 't',
