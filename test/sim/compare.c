@@ -23,17 +23,44 @@
 #include "etcd/etcd_response.h"
 #include "sim_random.h"
 
+#define lengthof(array) (sizeof(array) / sizeof((array)[0]))
+
 #define MAX_OPS			6
 #define MAX_KEYS		14
 #define NLEASES			4
 #define NWATCHES		4
 
-/* Longest that a real watch may take to tell, milliseconds. */
-#define WATCH_PATIENCE	10000
+/* Longest that a real watch, or the end of a real lease, may take, milliseconds. */
+#define PATIENCE		60000
+
+/* The TTL of leases that do not run out, and of the one that does, seconds. */
+#define LONG_TTL		600
+#define SHORT_TTL		SIM_MIN_TTL
+
+/* By fewer requests, some kinds of answers may not come up. */
+#define ENOUGH_REQUESTS	5000
 
 static SimRandom seed;
 static SimEtcd *etcd;
 static int64_t request = 0;
+static int64_t compacted = 0;
+static bool is_full = false;
+
+/* Answers that the same requests must have had, so that they are compared at all. */
+typedef enum AnswerKind
+{
+	ANSWER_PAST,
+	ANSWER_COMPACTED,
+	ANSWER_FUTURE,
+	ANSWER_NO_LEASE,
+	ANSWER_NO_SPACE,
+	NANSWERS
+} AnswerKind;
+
+static const char *const answer_names[NANSWERS] = {
+	"of the past", "compacted", "of the future", "without the lease", "without space"
+};
+static int64_t answers[NANSWERS];
 
 /* ---- texts to be compared ---- */
 
@@ -101,7 +128,13 @@ say_results(Text *text, const EtcdOpResult *results, int n)
 static void
 say_error(Text *text, const EtcdError *err)
 {
+	static const char *const messages[NANSWERS] = {
+		NULL, "has been compacted", "is a future revision", "lease not found", "space exceeded"
+	};
+
 	say(text, "error %d %s", err->code, err->message);
+	for (int i = 0; i < NANSWERS; i++)
+		answers[i] += messages[i] != NULL && strstr(err->message, messages[i]) != NULL;
 }
 
 static void say_ops(Text *text, const EtcdOp *ops, int n);
@@ -227,11 +260,25 @@ random_range(bool one_key)
 	return range;
 }
 
+/* About now, about what has been compacted, or any since then. */
 static int64_t
 random_revision(void)
 {
-	int64_t		revision = sim_random_between(&seed, -3, 1) + sim_etcd_header(etcd)->revision;
+	int64_t		newest = sim_etcd_header(etcd)->revision;
+	int64_t		revision;
 
+	switch (sim_random_below(&seed, 4))
+	{
+		case 0:
+			revision = compacted + sim_random_between(&seed, -2, 2);
+			break;
+		case 1:
+			revision = sim_random_between(&seed, compacted, newest);
+			break;
+		default:
+			revision = newest + sim_random_between(&seed, -3, 1);
+			break;
+	}
 	return revision < 0 ? 0 : revision;
 }
 
@@ -367,7 +414,7 @@ open_watch(BothWatches *both)
 		range = random_range(false);
 	while (range.key_len == 0);
 	both->real = real_etcd_watch(&range, deletes_only, real_message, both);
-	real_etcd_wait(WATCH_PATIENCE, &both->done);
+	real_etcd_wait(PATIENCE, &both->done);
 	both->simulated = sim_etcd_watch(etcd, &range, deletes_only, false, 0, 0);
 	(void) sim_etcd_watch_next(both->simulated, sim_etcd_header(etcd)->revision, &msg);
 }
@@ -384,7 +431,7 @@ end_watch(BothWatches *both)
 		etcd_response_free_watch(&msg);
 	}
 	both->done = both->events_real >= both->events_simulated;
-	real_etcd_wait(WATCH_PATIENCE, &both->done);
+	real_etcd_wait(PATIENCE, &both->done);
 	real_etcd_end_watch(both->real);
 	sim_etcd_end_watch(both->simulated);
 	agree(&asked, &both->told_simulated, &both->told_real);
@@ -437,6 +484,7 @@ do_range(void)
 
 		if (i == 0 ? sim_etcd_range(etcd, &op, &result, &err) : real_etcd_range(&op, &result, &err))
 		{
+			answers[ANSWER_PAST] += op.revision > 0 && op.revision < result.header.revision;
 			say(&texts_of[i], "revision %" PRId64, result.header.revision);
 			say_results(&texts_of[i], &result.range, 1);
 			etcd_response_free_range(&result);
@@ -476,7 +524,7 @@ do_lease(void)
 {
 	int64_t		id = 1 + sim_random_below(&seed, NLEASES);
 	int			kind = sim_random_below(&seed, 4);
-	int64_t		ttl = sim_random_one_in(&seed, 20) ? ETCD_MAX_TTL + 1 : 600;
+	int64_t		ttl = sim_random_one_in(&seed, 20) ? ETCD_MAX_TTL + 1 : LONG_TTL;
 	static const char *const names[] = {"grant", "revoke", "keepalive", "timetolive"};
 	Text		asked = {0};
 	Text		texts_of[2] = {{0}, {0}};
@@ -544,12 +592,158 @@ do_compact(void)
 		EtcdError	err;
 
 		if (i == 0 ? sim_etcd_compact(etcd, revision, &err) : real_etcd_compact(revision, &err))
+		{
 			say(&texts_of[i], "done");
+			compacted = revision;
+		}
 		else
 			say_error(&texts_of[i], &err);
 	}
 	agree(&asked, &texts_of[0], &texts_of[1]);
 	free(asked.data);
+}
+
+/* As if the database had become too large, or is no longer. */
+static void
+do_alarm(void)
+{
+	is_full = !is_full;
+	sim_etcd_set_nospace(etcd, is_full);
+	real_etcd_alarm_nospace(is_full);
+}
+
+/* What is there, and of which revision. */
+static void
+compare_all(const char *when)
+{
+	EtcdOp		op = {.type = ETCD_OP_RANGE};
+	Text		asked = {0};
+	Text		texts_of[2] = {{0}, {0}};
+
+	op.range.key = op.range.end = "";
+	op.range.key_len = op.range.end_len = 1;
+	say(&asked, "all keys %s", when);
+	for (int i = 0; i < 2; i++)
+	{
+		EtcdRangeResult result;
+		EtcdError	err;
+
+		if (i == 0 ? sim_etcd_range(etcd, &op, &result, &err) : real_etcd_range(&op, &result, &err))
+		{
+			say(&texts_of[i], "revision %" PRId64, result.header.revision);
+			say_results(&texts_of[i], &result.range, 1);
+			etcd_response_free_range(&result);
+		}
+		else
+			say_error(&texts_of[i], &err);
+	}
+	agree(&asked, &texts_of[0], &texts_of[1]);
+	free(asked.data);
+}
+
+/* False: it was gone before the real one had the keys. */
+static bool
+put_on_lease(int64_t id)
+{
+	static const char *const keys[] = {"a/b/9", "a/0", "b9"};
+	EtcdOp		puts[lengthof(keys)];
+	EtcdTxn		txn = {.success = puts,.nsuccess = lengthof(keys)};
+	EtcdLeaseResult granted;
+	EtcdTxnResult result;
+	EtcdHeader	header;
+	EtcdError	err;
+
+	memset(puts, 0, sizeof(puts));
+	for (int i = 0; i < (int) lengthof(keys); i++)
+	{
+		puts[i].type = ETCD_OP_PUT;
+		puts[i].range.key = keys[i];
+		puts[i].range.key_len = strlen(keys[i]);
+		puts[i].value = "";
+		puts[i].lease = id;
+	}
+	if (!sim_etcd_lease_grant(etcd, id, SHORT_TTL, 0, &granted, &err) ||
+		!real_etcd_lease_grant(id, SHORT_TTL, &granted, &err))
+	{
+		printf("not ok - a lease: %s\n", err.message);
+		exit(1);
+	}
+	if (!real_etcd_txn(&txn, &result, &err))
+	{
+		(void) sim_etcd_lease_revoke(etcd, id, &header, &err);
+		return false;
+	}
+	etcd_response_free_txn(&result);
+	if (sim_etcd_txn(etcd, &txn, &result, &err))
+		etcd_response_free_txn(&result);
+	return true;
+}
+
+/* Its keys go in one revision, those of other leases stay. */
+static void
+let_lease_run_out(void)
+{
+	static const bool never = false;
+	int64_t		id = NLEASES + 1;
+	int64_t		ttl = 0;
+
+	while (!put_on_lease(id))
+		id++;
+	compare_all("before a lease has run out");
+	for (int waited = 0; ttl >= 0 && waited < PATIENCE; waited += 100)
+	{
+		EtcdLeaseResult result;
+		EtcdError	err;
+
+		real_etcd_wait(100, &never);
+		ttl = -1;
+		if (real_etcd_lease_timetolive(id, &result, &err))
+		{
+			ttl = result.ttl;
+			etcd_response_free_lease(&result);
+		}
+	}
+	sim_etcd_expire(etcd, (SHORT_TTL + 1) * INT64_C(1000000));
+	compare_all("after a lease has run out");
+}
+
+static void
+check_answers(void)
+{
+	for (int i = 0; i < NANSWERS; i++)
+	{
+		if (answers[i] == 0)
+		{
+			printf("not ok - no answer %s was compared\n", answer_names[i]);
+			exit(1);
+		}
+	}
+}
+
+static void
+one_request(int64_t *events)
+{
+	int64_t		kind = sim_random_below(&seed, 1000);
+
+	used = 0;
+	if (sim_random_one_in(&seed, is_full ? 50 : 500))
+		do_alarm();
+	if (kind < 600)
+		do_txn();
+	else if (kind < 800)
+		do_range();
+	else if (kind < 985)
+		do_lease();
+	else if (kind < 988)
+		do_compact();
+	else
+	{
+		BothWatches *both = &watches[sim_random_below(&seed, NWATCHES)];
+
+		end_watch(both);
+		*events += both->events_simulated;
+		open_watch(both);
+	}
 }
 
 int
@@ -569,29 +763,14 @@ main(int argc, char **argv)
 	for (int i = 0; i < NWATCHES; i++)
 		open_watch(&watches[i]);
 	for (request = 1; request <= requests; request++)
-	{
-		int64_t		kind = sim_random_below(&seed, 1000);
-
-		used = 0;
-		if (kind < 600)
-			do_txn();
-		else if (kind < 800)
-			do_range();
-		else if (kind < 985)
-			do_lease();
-		else if (kind < 988)
-			do_compact();
-		else
-		{
-			BothWatches *both = &watches[sim_random_below(&seed, NWATCHES)];
-
-			end_watch(both);
-			events += both->events_simulated;
-			open_watch(both);
-		}
-	}
+		one_request(&events);
+	if (is_full)
+		do_alarm();
+	let_lease_run_out();
 	for (int i = 0; i < NWATCHES; i++)
 		end_watch(&watches[i]);
+	if (requests >= ENOUGH_REQUESTS)
+		check_answers();
 	printf("ok - %" PRId64 " requests by seed %s have the same answers, revision %" PRId64
 		   "; %" PRId64 " events\n",
 		   requests, argc > 2 ? argv[2] : "1", sim_etcd_header(etcd)->revision, events);

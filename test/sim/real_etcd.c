@@ -183,21 +183,40 @@ real_etcd_lease_revoke(int64_t id, EtcdHeader *header, EtcdError *err)
 	return etcd_response_header(ask(etcd_request_lease_revoke(id)), header, err);
 }
 
-/* Nothing in the project compacts, so it has no request for that. */
-bool
-real_etcd_compact(int64_t revision, EtcdError *err)
+/* A request that the project has no use for itself, with integers as its fields. */
+static const EtcdReply *
+ask_with_ints(const char *path, int n, const int64_t *fields)
 {
 	PbWriter	writer;
-	EtcdHeader	header;
-	bool		ok;
+	const EtcdReply *reply;
 
 	if (!pb_write_start(&writer, 64))
 		die("out of memory");
-	pb_write_int(&writer, 1, revision);
-	ok = etcd_response_header(ask_path("/etcdserverpb.KV/Compact", writer.data, writer.len),
-							  &header, err);
+	for (int i = 0; i < n; i++)
+		pb_write_int(&writer, i + 1, fields[i]);
+	reply = ask_path(path, writer.data, writer.len);
 	free(writer.data);
-	return ok;
+	return reply;
+}
+
+bool
+real_etcd_compact(int64_t revision, EtcdError *err)
+{
+	EtcdHeader	header;
+
+	return etcd_response_header(ask_with_ints("/etcdserverpb.KV/Compact", 1, &revision),
+								&header, err);
+}
+
+/* The response of etcd 3.4 has no header. */
+void
+real_etcd_alarm_nospace(bool on)
+{
+	/* activate or deactivate, by which member, NOSPACE */
+	int64_t		fields[] = {on ? 1 : 2, 1, 1};
+
+	if (ask_with_ints("/etcdserverpb.Maintenance/Alarm", 3, fields)->status != 0)
+		die("the alarm is refused");
 }
 
 static void

@@ -17,6 +17,9 @@ extern void real_etcd_connect(const char *endpoint);
 extern bool real_etcd_range(const EtcdOp *op, EtcdRangeResult *result, EtcdError *err);
 extern bool real_etcd_txn(const EtcdTxn *txn, EtcdTxnResult *result, EtcdError *err);
 extern bool real_etcd_compact(int64_t revision, EtcdError *err);
+
+/* As if its database had become larger than its quota, or the alarm were disarmed. */
+extern void real_etcd_alarm_nospace(bool on);
 extern bool real_etcd_lease_grant(int64_t id, int64_t ttl, EtcdLeaseResult *result,
 								  EtcdError *err);
 extern bool real_etcd_lease_revoke(int64_t id, EtcdHeader *header, EtcdError *err);

@@ -724,32 +724,39 @@ run_path(SimEtcd *etcd, const Path *path, EtcdOpResult **results, int *nresults)
 }
 
 static bool
-ops_have(const EtcdOp *ops, int n, bool puts_only)
+ops_write(const EtcdOp *ops, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		if (ops[i].type == ETCD_OP_PUT ||
-			(ops[i].type == ETCD_OP_DELETE && !puts_only))
-			return true;
-		if (ops[i].type == ETCD_OP_TXN &&
-			(ops_have(ops[i].txn->success, ops[i].txn->nsuccess, puts_only) ||
-			 ops_have(ops[i].txn->failure, ops[i].txn->nfailure, puts_only)))
+		if (ops[i].type == ETCD_OP_PUT || ops[i].type == ETCD_OP_DELETE ||
+			(ops[i].type == ETCD_OP_TXN && sim_etcd_txn_writes(ops[i].txn)))
 			return true;
 	}
 	return false;
 }
 
-static bool
-txn_has(const EtcdTxn *txn, bool puts_only)
-{
-	return ops_have(txn->success, txn->nsuccess, puts_only) ||
-		ops_have(txn->failure, txn->nfailure, puts_only);
-}
-
 bool
 sim_etcd_txn_writes(const EtcdTxn *txn)
 {
-	return txn_has(txn, false);
+	return ops_write(txn->success, txn->nsuccess) || ops_write(txn->failure, txn->nfailure);
+}
+
+static bool
+ops_put(const EtcdOp *ops, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (ops[i].type == ETCD_OP_PUT)
+			return true;
+	}
+	return false;
+}
+
+/* Etcd does not look into nested Txns for that. */
+static bool
+takes_space(const EtcdTxn *txn)
+{
+	return ops_put(txn->success, txn->nsuccess) || ops_put(txn->failure, txn->nfailure);
 }
 
 bool
@@ -761,7 +768,7 @@ sim_etcd_txn(SimEtcd *etcd, const EtcdTxn *txn, EtcdTxnResult *result, EtcdError
 	memset(result, 0, sizeof(*result));
 	if (!check_txn(txn, SIM_MAX_TXN_OPS, err) || !check_duplicates(txn, err))
 		return false;
-	if (etcd->nospace && txn_has(txn, true))
+	if (etcd->nospace && takes_space(txn))
 		return fail(err, ETCD_RESOURCE_EXHAUSTED,
 					"etcdserver: mvcc: database space exceeded");
 	find_path(etcd, txn, &path);
