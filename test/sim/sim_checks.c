@@ -27,6 +27,7 @@
 #define MAX_BROKEN	64
 #define MAX_COMMIT	16
 #define MARKED		(UINT32_C(1) << 31)
+#define IN_USE_BIT(name)	(UINT32_C(1) << ((name) + SIM_MAX_NAMES))
 #define SENTINEL	".etcd_lock/server/"
 
 /*
@@ -49,11 +50,23 @@
 /* Within this time all is well again behind faults of some kinds. */
 #define RECOVERY	(5 * SIM_SECOND)
 
+/* In which a worker has taken over what its predecessor left. */
+#define TAKEOVER		SIM_SECOND
+
 /* By so much a call may take longer than its own limit. */
 #define MARGIN			SIM_SECOND
 
 /* Most that a release may take. */
 #define RELEASE		(3 * SIM_SECOND)
+
+/*
+ * How long a server may keep a key that no session needs when others wait: its watch shows
+ * them at once.
+ */
+#define IDLE		SIM_SECOND
+
+/* Over slower networks that takes longer than a try waits. */
+#define FAST_NETWORK	SIM_MS
 
 /*
  * Longest that who waits may have to, once there are no faults; and if he may wait behind
@@ -126,11 +139,12 @@ typedef struct Doubt
 	int64_t		revision;		/* of keys created up to this one */
 } Doubt;
 
-/* A key by which a session waits: since when nobody else's is ahead of it; 0: one is. */
+/* A key by which a session waits: since when nobody else's has been ahead of it; 0: one is. */
 typedef struct First
 {
 	int64_t		revision;
 	int64_t		since;
+	int64_t		asked_at;		/* when it was first seen */
 } First;
 
 static First firsts[SIM_MAX_SERVERS][SIM_MAX_PROCS];
@@ -159,6 +173,10 @@ static int64_t idle_since;
 static int64_t seen_at[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
 static bool seen_now[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
 static int64_t seen_since[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+
+/* When was there last one that is not put to be kept for a while? */
+static int64_t in_use_at[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+static bool in_use_now[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
 static uint64_t former_base[SIM_MAX_SERVERS];	/* 0: none that is known */
 static int64_t former_since[SIM_MAX_SERVERS];	/* its lease is seen beside its successor's */
 static char found[512];
@@ -214,6 +232,8 @@ sim_checks_start(void)
 	memset(seen_at, 0, sizeof(seen_at));
 	memset(seen_now, 0, sizeof(seen_now));
 	memset(seen_since, 0, sizeof(seen_since));
+	memset(in_use_at, 0, sizeof(in_use_at));
+	memset(in_use_now, 0, sizeof(in_use_now));
 	sim_found = NULL;
 }
 
@@ -700,7 +720,17 @@ check_predecessor(int64_t lease)
 	}
 }
 
-/* Below which of the names is the key?  A set, and MARKED. */
+/* Put by one of the servers, for a name that it has again and again? */
+static bool
+may_be_kept(const EtcdKeyValue *kv)
+{
+	return owner_of(kv->lease) != 0 && strstr(kv->key, "-keep") != NULL;
+}
+
+/*
+ * Below which of the names is the key?  A set, and MARKED; and of which name is it one that
+ * is not kept?
+ */
 static uint32_t
 names_above(SimEtcd *etcd, int i)
 {
@@ -718,6 +748,8 @@ names_above(SimEtcd *etcd, int i)
 		if (kv.key_len > len && memcmp(kv.key, sim_names[name], len) == 0 && kv.key[len] == '/')
 			*mark |= UINT32_C(1) << name;
 	}
+	if (name_of_key(kv.key, kv.key_len) >= 0 && !may_be_kept(&kv))
+		*mark |= IN_USE_BIT(name_of_key(kv.key, kv.key_len));
 	return *mark;
 }
 
@@ -726,17 +758,26 @@ void
 sim_check_keys(void)
 {
 	bool		now[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
+	bool		in_use[SIM_MAX_NAMES][SIM_MAX_SERVERS + 1];
 	SimEtcd    *etcd = sim_cluster_state();
 	int			n = sim_etcd_nlive(etcd);
 
 	memset(now, 0, sizeof(now));
+	memset(in_use, 0, sizeof(in_use));
 	for (int i = 0; i < n; i++)
 	{
 		int64_t		lease = sim_etcd_live_lease(etcd, i);
 		uint32_t	names = lease == 0 ? 0 : names_above(etcd, i);
 
 		for (; (names & ~MARKED) != 0; names &= names - 1)
-			now[__builtin_ctz(names)][owner_of(lease)] = true;
+		{
+			int			bit = __builtin_ctz(names);
+
+			if (bit < SIM_MAX_NAMES)
+				now[bit][owner_of(lease)] = true;
+			else
+				in_use[bit - SIM_MAX_NAMES][owner_of(lease)] = true;
+		}
 		if (lease != 0)
 			check_predecessor(lease);
 	}
@@ -748,6 +789,9 @@ sim_check_keys(void)
 				seen_at[name][owner] = sim_now();
 			if (!seen_now[name][owner])
 				seen_since[name][owner] = sim_now();
+			if (in_use_now[name][owner] || in_use[name][owner])
+				in_use_at[name][owner] = sim_now();
+			in_use_now[name][owner] = in_use[name][owner];
 		}
 
 		/* of a server that has gone, nobody's from now on */
@@ -777,15 +821,35 @@ another_is_granted(SimProc *proc, int name)
 	return false;
 }
 
+/* Has anybody used a key since then, or had one that is not just kept? */
+static bool
+is_used(SimProc *proc, int name, int64_t since)
+{
+	for (int owner = 0; owner <= sim_nservers; owner++)
+	{
+		if (owner == proc->server->number)
+			continue;
+		if (in_use_now[name][owner] || in_use_at[name][owner] >= since ||
+			(owner > 0 && sim_last_use(&sim_servers[owner - 1], name) >= since))
+			return true;
+	}
+	return sim_others_had(proc, name, since) || another_is_granted(proc, name);
+}
+
 /*
  * A try has said "false": then somebody else has it, or had it meanwhile, or at least
- * another owner had a key in etcd.
+ * another owner had a key in etcd.  Where nothing fails, that is not one that is only kept,
+ * unless the call's own limit was too short for that one to go.
  */
 void
-sim_check_refused(SimProc *proc, int name, int64_t since)
+sim_check_refused(SimProc *proc, int name, int64_t since, int64_t wait)
 {
 	int			own = proc->server->number;
 
+	if (sim_plan.faults == 0 && sim_plan.net_delay <= FAST_NETWORK &&
+		(wait == 0 || wait > IDLE) && !is_used(proc, name, since))
+		sim_violation("%s is refused \"%s\", which is only kept", sim_proc_name(proc),
+					  sim_names[name]);
 	for (int owner = 0; owner <= sim_nservers; owner++)
 	{
 		if (owner != own && (seen_now[name][owner] || seen_at[name][owner] >= since))
@@ -954,34 +1018,105 @@ sim_check_tick_ended(int name, int64_t tick, bool clean)
 	t->locked_until = sim_now() + (clean ? 2 * SIM_SECOND : 3 * GRACE(sim_plan.lease_ttl));
 }
 
-/* Does another owner's key stand in the queue before this session's? */
-static bool
-is_behind(int server, const SimHold *hold)
+static int64_t
+later(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* What stands in the queue before a session's key. */
+typedef enum Ahead
+{
+	AHEAD_NOTHING,
+	AHEAD_KEPT,					/* keys that no session of their servers needs */
+	AHEAD_IN_USE
+} Ahead;
+
+/* idle_since: of those that are only kept */
+static Ahead
+what_is_ahead(int server, const SimHold *hold, int64_t *idle_since)
 {
 	SimEtcd    *etcd = sim_cluster_state();
+	Ahead		ahead = AHEAD_NOTHING;
 	EtcdKeyValue kv;
 	size_t		len = strlen(hold->name);
 
+	*idle_since = 0;
 	for (int i = 0; i < sim_etcd_nlive(etcd); i++)
 	{
 		int			name;
+		int64_t		last_use;
 
 		sim_etcd_live(etcd, i, &kv);
 		if (kv.create_revision >= hold->revision || kv.key_len <= len ||
 			memcmp(kv.key, hold->name, len) != 0)
 			continue;
 		name = name_of_key(kv.key, kv.key_len);
-		if (name >= 0 && strcmp(sim_names[name], hold->name) == 0 &&
-			(hold->exclusive || strncmp(kv.key + len, "/read/", 6) != 0) &&
-			owner_of(kv.lease) != server)
-			return true;
+		if (name < 0 || strcmp(sim_names[name], hold->name) != 0 ||
+			(!hold->exclusive && strncmp(kv.key + len, "/read/", 6) == 0) ||
+			owner_of(kv.lease) == server)
+			continue;
+		if (!may_be_kept(&kv))
+			return AHEAD_IN_USE;
+		last_use = sim_last_use(&sim_servers[owner_of(kv.lease) - 1], name);
+		if (last_use == sim_now())
+			return AHEAD_IN_USE;
+		*idle_since = later(*idle_since, last_use);
+		ahead = AHEAD_KEPT;
 	}
-	return false;
+	return ahead;
+}
+
+/*
+ * Since when has nothing been able to hold up anybody?  While only workers end, that is
+ * when all have theirs.
+ */
+static int64_t
+calm_since(void)
+{
+	int64_t		since = 0;
+
+	if (sim_plan.faults == 0)
+		return 0;
+	if (sim_faults_over_at != 0)
+		return sim_faults_over_at + RECOVERY;
+	for (int s = 0; s < sim_nservers; s++)
+	{
+		const SimProc *worker = &sim_servers[s].procs[SIM_WORKER_PROCNO];
+		int64_t		started_at = worker->alive ? worker->started_at : sim_now();
+
+		since = later(since, started_at + TAKEOVER);
+	}
+	return since;
+}
+
+static void
+check_first(SimProc *proc, const SimHold *hold)
+{
+	First	   *first = &firsts[proc->server->number - 1][proc->procno];
+	int64_t		now = sim_now();
+	int64_t		calm = calm_since();
+	int64_t		idle_since;
+	Ahead		ahead;
+
+	if (first->revision != hold->revision)
+		*first = (First) {hold->revision, 0, now};
+	ahead = what_is_ahead(proc->server->number, hold, &idle_since);
+	if (first->since == 0 && ahead == AHEAD_NOTHING)
+		first->since = now;
+	if (ahead == AHEAD_NOTHING && now - later(first->since, calm) > SIM_SECOND)
+		sim_violation("%s has waited for \"%s\" for %.1f s since its key was the first one",
+					  sim_proc_name(proc), hold->name, (double) (now - first->since) / SIM_SECOND);
+	idle_since = later(idle_since, first->asked_at);
+	if (ahead == AHEAD_KEPT && now - later(idle_since, calm) > IDLE)
+		sim_violation("%s has waited for \"%s\" for %.1f s behind what is only kept",
+					  sim_proc_name(proc), hold->name, (double) (now - idle_since) / SIM_SECOND);
 }
 
 /*
  * Where nothing fails, a session whose key is the first one in its queue has the lock
- * soon: nobody waits for the next time that the queue is read.
+ * soon, and so has one that is only behind what others keep: nobody waits for the next time
+ * that the queue is read.
  */
 void
 sim_check_served(void)
@@ -997,19 +1132,8 @@ sim_check_served(void)
 		n = holds_of(&sim_servers[s], holds, sizeof(holds) / sizeof(holds[0]));
 		for (int i = 0; i < n; i++)
 		{
-			First	   *first = &firsts[s][holds[i].procno];
-
-			if (holds[i].state != SIM_HOLD_WAITS)
-				continue;
-			if (first->revision != holds[i].revision)
-				*first = (First) {holds[i].revision, 0};
-			if (first->since == 0 && !is_behind(s + 1, &holds[i]))
-				first->since = sim_now();
-			if (first->since != 0 && sim_now() - first->since > SIM_SECOND &&
-				(sim_plan.faults == 0 || first->since > sim_faults_over_at + RECOVERY))
-				sim_violation("%s has waited for \"%s\" for %.1f s since its key was the first one",
-							  sim_proc_name(&sim_servers[s].procs[holds[i].procno]), holds[i].name,
-							  (double) (sim_now() - first->since) / SIM_SECOND);
+			if (holds[i].state == SIM_HOLD_WAITS)
+				check_first(&sim_servers[s].procs[holds[i].procno], &holds[i]);
 		}
 	}
 }

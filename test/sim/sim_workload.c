@@ -41,6 +41,7 @@ typedef struct Doing
 	int			lock_timeout;	/* milliseconds; 0: none */
 	int			has[SIM_MAX_NAMES]; /* modes in which it has each lock, lost or not */
 	int64_t		had[SIM_MAX_NAMES]; /* when it last had it */
+	int64_t		wanted[SIM_MAX_NAMES];	/* when a statement about it last ended */
 } Doing;
 
 static Doing doing[SIM_MAX_SERVERS][SIM_MAX_PROCS];
@@ -113,6 +114,43 @@ sim_others_had(const SimProc *proc, int name, int64_t since)
 	return false;
 }
 
+/* Is its statement about this name?  One of many names counts for each. */
+static bool
+wants(const Doing *d, int name)
+{
+	return d->since != 0 &&
+		(d->name == name || (d->what != NULL && (strcmp(d->what, "lock_all") == 0 ||
+												 strcmp(d->what, "xact_lock_all") == 0)));
+}
+
+static void
+note_wanted(Doing *d)
+{
+	for (int name = 0; name < SIM_MAX_NAMES; name++)
+	{
+		if (wants(d, name))
+			d->wanted[name] = sim_now();
+	}
+}
+
+/* When did a session of the server last have the lock, or ask for it?  0: never */
+int64_t
+sim_last_use(const SimServer *server, int name)
+{
+	int64_t		last = 0;
+
+	for (int i = 1; i < server->nprocs; i++)
+	{
+		const Doing *d = doing_of(&server->procs[i]);
+
+		if (d->has[name] > 0 || wants(d, name))
+			return sim_now();
+		last = d->had[name] > last ? d->had[name] : last;
+		last = d->wanted[name] > last ? d->wanted[name] : last;
+	}
+	return last;
+}
+
 static int64_t
 pick(int64_t n)
 {
@@ -175,6 +213,7 @@ end_doing(SimProc *proc, const SimResult *result)
 	Doing	   *d = doing_of(proc);
 
 	sim_counts.waited += sim_now() - d->since;
+	note_wanted(d);
 	d->since = 0;
 	if (!result->ok)
 	{
@@ -294,7 +333,7 @@ acquire(SimProc *proc, int name, bool exclusive, bool session, bool try, int64_t
 		if (!result.value)
 		{
 			sim_counts.tries_failed++;
-			sim_check_refused(proc, name, began);
+			sim_check_refused(proc, name, began, wait);
 			return false;
 		}
 		if (session || proc->image->in_block())
@@ -1103,6 +1142,7 @@ sim_workload_forget(SimProc *proc)
 			d->had[i] = sim_now();
 		d->has[i] = 0;
 	}
+	note_wanted(d);
 	d->since = 0;
 	if (d->tick_name >= 0)
 		sim_check_tick_ended(d->tick_name, d->tick, false);

@@ -979,7 +979,8 @@ look_who_is_served(void)
 		FAULT_SHUTDOWN | FAULT_REFUSE;
 
 	next_look = sim_now() + SIM_SECOND / 5;
-	if (!sim_plan.fair && (sim_plan.faults & ~soon_over) == 0 && (sim_plan.faults == 0 || sim_faults_over_at != 0))
+	if (!sim_plan.fair && (sim_plan.faults & ~soon_over) == 0 &&
+		((sim_plan.faults & ~FAULT_WORKER) == 0 || sim_faults_over_at != 0))
 		sim_check_served();
 	if (sim_plan.faults == 0 || sim_faults_over_at != 0)
 		sim_check_waits();

@@ -124,6 +124,7 @@ extern void sim_foreign_reset(void);
 extern int	sim_foreign_holders(int name, bool *exclusive);
 extern int64_t sim_waits_since(const SimProc *proc);	/* 0: it does not wait */
 extern bool sim_others_had(const SimProc *proc, int name, int64_t since);
+extern int64_t sim_last_use(const SimServer *server, int name);
 extern const char *sim_waits_for(const SimProc *proc);
 
 /* checks.c */
@@ -146,7 +147,7 @@ extern void sim_check_waits(void);	/* to be called now and then */
 extern void sim_check_release(SimProc *proc, const char *what, int64_t since);
 extern bool sim_check_lossless(void);	/* no fault is such that a lock may be lost */
 extern void sim_check_went_down(SimServer *server, bool same_boot);
-extern void sim_check_refused(SimProc *proc, int name, int64_t since);
+extern void sim_check_refused(SimProc *proc, int name, int64_t since, int64_t wait);
 extern void sim_check_keys(void);	/* etcd has changed */
 extern void sim_check_epoch_ended(const SimServer *server);
 extern void sim_check_served(void);	/* to be called now and then */
