@@ -100,6 +100,18 @@ typedef struct Renewal
 
 SimNetFaults sim_net_faults;
 SimNetCounts sim_net_counts;
+
+/* The last read of each queue by each server, by a hash of the name. */
+#define LAST_READS		64
+
+typedef struct LastRead
+{
+	uint64_t	asked;
+	uint64_t	told;
+	int64_t		at;
+} LastRead;
+
+static LastRead last_reads[SIM_MAX_SERVERS + 1][LAST_READS];
 int64_t		sim_net_delay = 300;
 void		(*sim_after_change) (void) = NULL;
 void		(*sim_before_delete) (int server, const char *key, size_t len) = NULL;
@@ -814,6 +826,63 @@ tell_of_delete(const SimCall *call)
 						  txn->success[0].range.key_len);
 }
 
+/* ---- reads of queues that tell a server nothing ---- */
+
+static uint64_t
+mix(uint64_t hash, const void *bytes, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ ((const unsigned char *) bytes)[i]) * UINT64_C(0x100000001B3);
+	return hash;
+}
+
+static void
+note_read(int server, const EtcdRange *range, const EtcdOpResult *result)
+{
+	uint64_t	asked = mix(UINT64_C(0xCBF29CE484222325), range->key, range->key_len);
+	uint64_t	told = asked;
+	LastRead   *last = &last_reads[server][asked % LAST_READS];
+
+	for (int i = 0; i < result->nkvs; i++)
+		told = mix(told, &result->kvs[i].mod_revision, sizeof(int64_t));
+	sim_net_counts.reads++;
+	sim_net_counts.repeated += last->asked == asked && last->told == told &&
+		sim_now() - last->at < SIM_SECOND;
+	*last = (LastRead) {asked, told, sim_now()};
+}
+
+static void
+note_reads(int server, const EtcdOp *ops, const EtcdOpResult *results, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		const EtcdTxn *txn = ops[i].txn;
+		bool		succeeded = results[i].succeeded;
+
+		if (ops[i].type == ETCD_OP_RANGE && ops[i].range.end != NULL)
+			note_read(server, &ops[i].range, &results[i]);
+		else if (ops[i].type == ETCD_OP_TXN)
+			note_reads(server, succeeded ? txn->success : txn->failure, results[i].results,
+					   results[i].nresults);
+	}
+}
+
+/* Requests about the servers themselves are others. */
+static void
+note_reads_of(const SimCall *call, const SimAnswer *answer)
+{
+	const EtcdTxn *txn = &call->ask->txn;
+	const EtcdTxnResult *result = &answer->of.txn;
+
+	if (answer->code != ETCD_OK)
+		return;
+	if (call->ask->method == SIM_RANGE)
+		note_reads(call->server, &call->ask->op, &answer->of.range.range, 1);
+	else if (call->ask->method == SIM_TXN)
+		note_reads(call->server, result->succeeded ? txn->success : txn->failure,
+				   result->results, result->nresults);
+}
+
 static void
 apply_silently(void *arg)
 {
@@ -848,6 +917,7 @@ apply(void *arg)
 		tell_of_delete(call);
 		answer = carry_out(state, call->ask, true);
 		sim_net_counts.writes += call->ask->method == SIM_TXN && sim_etcd_txn_writes(&call->ask->txn);
+		note_reads_of(call, answer);
 		sim_cluster_changed();
 		reply(call, answer);
 		if (chance(sim_net_faults.twice))
@@ -1466,6 +1536,7 @@ sim_cluster_start(int n)
 	memset(slow_by, 0, sizeof(slow_by));
 	memset(renewals, 0, sizeof(renewals));
 	memset(&sim_net_counts, 0, sizeof(sim_net_counts));
+	memset(last_reads, 0, sizeof(last_reads));
 	endpoints[0] = '\0';
 	for (int i = 0; i < n; i++)
 	{

@@ -34,6 +34,9 @@ typedef struct SimNetCounts
 	uint64_t	writes;
 	uint64_t	watches;
 	uint64_t	lost;
+	uint64_t	reads;			/* of queues */
+	uint64_t	repeated;		/* of them, those that the server has had a moment ago,
+								 * and of which nothing has changed */
 } SimNetCounts;
 
 extern SimNetCounts sim_net_counts;

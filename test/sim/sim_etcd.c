@@ -1378,6 +1378,16 @@ sim_etcd_nleases(const SimEtcd *etcd)
 }
 
 int
+sim_etcd_nwatches(const SimEtcd *etcd)
+{
+	int			n = 0;
+
+	for (const SimWatch *watch = etcd->watches; watch != NULL; watch = watch->next)
+		n++;
+	return n;
+}
+
+int
 sim_etcd_nevents(const SimEtcd *etcd)
 {
 	return etcd->nevents - etcd->first_event;

@@ -103,6 +103,7 @@ extern void sim_etcd_live(const SimEtcd *etcd, int i, EtcdKeyValue *kv);
 extern int64_t sim_etcd_live_lease(const SimEtcd *etcd, int i); /* 0: none */
 extern uint32_t *sim_etcd_live_mark(SimEtcd *etcd, int i);	/* 0 in a new one */
 extern int	sim_etcd_nleases(const SimEtcd *etcd);
+extern int	sim_etcd_nwatches(const SimEtcd *etcd);
 
 /* The memory that the history takes: its events. */
 extern int	sim_etcd_nevents(const SimEtcd *etcd);

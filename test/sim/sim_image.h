@@ -109,7 +109,9 @@ struct SimImage
 	/* For checks, called as the server's postmaster. */
 	/* the create_revision of the key by which it does; 0: it does not */
 	int64_t		(*believes) (int procno, const char *name, bool exclusive, int64_t token);
-	int			(*left_over) (char *what, size_t size); /* entries; what: one of them */
+	/* entries, slots and the like; what: one of them */
+	int			(*left_over) (char *what, size_t size);
+	const char *(*left_over_worker) (void); /* as the worker; NULL: nothing */
 	bool		(*lease_alive) (void);
 	uint64_t	(*lease_base) (void);
 	int			(*holds) (SimHold *holds, int max);

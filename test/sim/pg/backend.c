@@ -638,36 +638,6 @@ image_believes(int procno, const char *name, bool exclusive, int64_t token)
 	return slot < 0 ? INT64_MAX : hold->entry->keys[slot].create_revision;
 }
 
-static int
-image_left_over(char *what, size_t size)
-{
-	HASH_SEQ_STATUS status;
-	LockEntry  *entry;
-	dlist_iter	iter;
-	int			free_holds = 0;
-	int			entries = 0;
-
-	*what = '\0';
-	hash_seq_init(&status, lock_table_hash());
-	while ((entry = hash_seq_search(&status)) != NULL)
-	{
-		entries++;
-		snprintf(what, size, "entry \"%s\" keys %d %d %d %d, in work %d, worker's %p, in use %d",
-				 entry->key, entry->keys[0].state, entry->keys[1].state, entry->keys[2].state,
-				 entry->keys[3].state, entry->in_work, entry->worker_name,
-				 !dlist_is_empty(&entry->owners) + 2 * !dlist_is_empty(&entry->waiters) +
-				 4 * !dlist_is_empty(&entry->drainers));
-	}
-	dlist_foreach(iter, &lock_shared->free_holds)
-		free_holds++;
-	if (free_holds != 2 * etcd_lock_max_names + 4 * MaxBackends)
-	{
-		entries++;
-		snprintf(what, size, "%d free holds", free_holds);
-	}
-	return entries;
-}
-
 static bool
 image_lease_alive(void)
 {
@@ -820,7 +790,8 @@ PGDLLEXPORT const SimImage sim_image = {
 	.idle = image_idle,
 	.set_lock_timeout = image_set_lock_timeout,
 	.believes = image_believes,
-	.left_over = image_left_over,
+	.left_over = pg_left_over,
+	.left_over_worker = pg_left_over_worker,
 	.lease_alive = image_lease_alive,
 	.lease_base = image_lease_base,
 	.holds = image_holds

@@ -82,6 +82,10 @@ extern void pg_run_update(void);	/* as another module's statement */
 extern int	pg_lost_holds(void);
 extern bool pg_any_hold(void);	/* does this session have any lock? */
 
+/* left_over.c, left_over_worker.c: see SimImage */
+extern int	pg_left_over(char *what, size_t size);
+extern const char *pg_left_over_worker(void);
+
 /* text.c: the arguments of the function that is being called */
 extern Oid	pg_call_types[4];
 extern int	pg_call_nargs;
