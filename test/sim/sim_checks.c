@@ -65,8 +65,8 @@
 /* By so much a call may take longer than its own limit. */
 #define MARGIN			SIM_SECOND
 
-/* Most that a release may take. */
-#define RELEASE		(3 * SIM_SECOND)
+/* Most that a release may take, which waits for a second at most. */
+#define RELEASE		(3 * SIM_SECOND / 2)
 
 /*
  * How long a server may keep a key that no session needs when others wait: its watch shows
@@ -619,6 +619,27 @@ sim_check_granted(SimProc *proc, int name, bool exclusive, int64_t token)
 			check_token(note);
 	}
 	sim_check_now();
+}
+
+/* Whatever the session had all the time while it looked is shown. */
+void
+sim_check_views(SimProc *proc)
+{
+	for (int i = 0; i < nnotes; i++)
+	{
+		const char *name = sim_names[notes[i].name];
+
+		if (notes[i].proc != proc || !believes(&notes[i]))
+			continue;
+		if (strncmp(name, INTEGER_KEY, strlen(INTEGER_KEY)) == 0)
+			name += strlen(INTEGER_KEY);
+		if (!proc->image->locks_show(name, notes[i].exclusive, notes[i].token))
+			sim_violation("etcd_locks does not show \"%s\" of %s, token %" PRId64, name,
+						  sim_proc_name(proc), notes[i].token);
+		if (!proc->image->queue_shows(name, notes[i].revision))
+			sim_violation("etcd_lock_queue() does not show \"%s\" of %s, revision %" PRId64, name,
+						  sim_proc_name(proc), notes[i].revision);
+	}
 }
 
 bool

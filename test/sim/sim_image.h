@@ -38,6 +38,7 @@ typedef enum SimStatement
 	SIM_UPDATE,					/* changes something: gets a transaction id */
 	SIM_UPDATE_FOREIGN,			/* changes something elsewhere: gets none */
 	SIM_SELECT_SLEEP,			/* takes a while */
+	SIM_VIEWS,					/* SELECT of all views */
 	SIM_ROW_LOCK				/* SELECT FOR UPDATE of one of a few rows */
 } SimStatement;
 
@@ -100,6 +101,9 @@ struct SimImage
 	void		(*prepare) (SimResult *result); /* TRANSACTION: value is its number */
 	void		(*finish_prepared) (SimResult *result, int64_t number, bool commit);
 	int64_t		(*any_prepared) (void); /* the server's last one; 0: none */
+	/* Does etcd_locks, as SIM_VIEWS last read it, show it as this session's, granted? */
+	bool		(*locks_show) (const char *name, bool exclusive, int64_t token);
+	bool		(*queue_shows) (const char *name, int64_t revision);	/* likewise its key */
 	bool		(*in_transaction) (void);
 	bool		(*in_block) (void);
 	bool		(*failed) (void);	/* the transaction, until it is rolled back */

@@ -90,6 +90,7 @@ typedef struct Options
 	int			modes;			/* likewise */
 	int			busy;
 	int			hasty;
+	int			views;
 	int			one_endpoint;
 	int			net_delay;
 	int			lease_ttl;
@@ -125,6 +126,8 @@ make_plan(SimPlan *plan, uint64_t seed, const Options *options)
 		plan->busy = options->busy != 0;
 	if (options->hasty >= 0)
 		plan->hasty = options->hasty != 0;
+	if (options->views >= 0)
+		plan->views = options->views != 0;
 	if (options->one_endpoint >= 0)
 		plan->one_endpoint = options->one_endpoint != 0;
 	if (options->net_delay > 0)
@@ -188,10 +191,10 @@ plan_text(const SimPlan *plan)
 
 	snprintf(text, sizeof(text), "--seed %" PRIu64 " --seconds %" PRId64
 			 " --servers %d --sessions %d --names %d --foreign %d --faults %s --max-faults %d --crossed %d"
-			 " --modes %d --busy %d --hasty %d --one-endpoint %d --net-delay %d --lease-ttl %d --commit-guard %d",
+			 " --modes %d --busy %d --hasty %d --views %d --one-endpoint %d --net-delay %d --lease-ttl %d --commit-guard %d",
 			 plan->seed, plan->seconds, plan->nservers, plan->nsessions, plan->nnames,
 			 plan->nforeign, faults_text(plan->faults), plan->max_faults,
-			 plan->crossed, plan->modes, plan->busy, plan->hasty, plan->one_endpoint,
+			 plan->crossed, plan->modes, plan->busy, plan->hasty, plan->views, plan->one_endpoint,
 			 plan->net_delay, plan->lease_ttl, plan->commit_guard);
 	return text;
 }
@@ -286,6 +289,7 @@ usage(void)
 			"  --modes 0|1     likewise: sessions take both modes of a lock\n"
 			"  --busy 0|1      likewise: many short transactions under each lock\n"
 			"  --hasty 0|1     likewise, with --crossed 1: waits end soon, and begin anew\n"
+			"  --views 0|1     sessions look at the views\n"
 			"  --one-endpoint 0|1  likewise: each server knows one member only\n"
 			"  --net-delay N   likewise: microseconds that a message takes, at most as a rule\n"
 			"  --lease-ttl N   likewise\n"
@@ -314,6 +318,7 @@ main(int argc, char **argv)
 		{"lease-ttl", required_argument, NULL, 9},
 		{"busy", required_argument, NULL, 10},
 		{"hasty", required_argument, NULL, 11},
+		{"views", required_argument, NULL, 15},
 		{"one-endpoint", required_argument, NULL, 12},
 		{"net-delay", required_argument, NULL, 13},
 		{"commit-guard", required_argument, NULL, 14},
@@ -324,7 +329,7 @@ main(int argc, char **argv)
 		{NULL, 0, NULL, 0}
 	};
 	Options		options = {.seconds = -1,.nforeign = -1,.faults = -1,.max_faults = -1,.crossed = -1,
-	.modes = -1,.busy = -1,.hasty = -1,.one_endpoint = -1,.commit_guard = -1};
+	.modes = -1,.busy = -1,.hasty = -1,.views = -1,.one_endpoint = -1,.commit_guard = -1};
 	uint64_t	seed = (uint64_t) time(NULL) * 1000;
 	int64_t		runs = 1;
 	double		limit = 0;
@@ -404,6 +409,9 @@ main(int argc, char **argv)
 				break;
 			case 11:
 				options.hasty = atoi(optarg);
+				break;
+			case 15:
+				options.views = atoi(optarg);
 				break;
 			case 12:
 				options.one_endpoint = atoi(optarg);

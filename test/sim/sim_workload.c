@@ -17,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INTEGER_KEY		".etcd_lock/int/db/"
-
 /* Those that a run has are the first of these; integer keys as they stand in etcd. */
 static const char *const all_names[SIM_TICK_NAME] = {
 	"jobs", "jobs/a", INTEGER_KEY "42", "report", INTEGER_KEY "1,2", "jobs/a/b",
@@ -389,6 +387,22 @@ commit(SimProc *proc)
 		sim_counts.commits++;
 }
 
+/* Each view is true, at least about this session's own locks. */
+static void
+look_at_views(SimProc *proc)
+{
+	static const SimCommand views = {.statement = SIM_VIEWS};
+	SimResult	result;
+
+	if (!sim_plan.views)
+		return;
+	begin_doing(proc, "views", NULL);
+	proc->image->execute(&views, &result);
+	if (result.ok && sim_check_lossless())
+		sim_check_views(proc);
+	end_doing(proc, &result);
+}
+
 static int64_t
 some_wait(void)
 {
@@ -425,6 +439,7 @@ transaction(SimProc *proc)
 		if (proc->image->failed())
 			break;
 		do_something(proc);
+		look_at_views(proc);
 		think(proc, 5 * SIM_MS);
 	}
 	set_lock_timeout(proc, 0);
@@ -520,6 +535,7 @@ session_lock(SimProc *proc)
 		for (int i = 0; i < n; i++)
 		{
 			do_something(proc);
+			look_at_views(proc);
 			if (one_in(4))
 				(void) call(proc, "etcd_lock_sql_check", name, none, &result);
 			if (one_in(6))
@@ -849,6 +865,7 @@ both_modes(SimProc *proc)
 	if (acquire(proc, name, true, true, false, 0) && acquire(proc, name, false, true, false, 0))
 	{
 		do_something(proc);
+		look_at_views(proc);
 		if (one_in(3))
 			think(proc, one_in(3) ? SIM_SECOND : 50 * SIM_MS);
 		(void) call(proc, "etcd_lock_sql_unlock", name, none, &result);

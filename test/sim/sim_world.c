@@ -931,6 +931,9 @@ sim_plan_by_seed(SimPlan *plan, uint64_t seed)
 	plan->hasty = plan->crossed && sim_random_one_in(&latest, 3);
 	if (sim_random_one_in(&latest, 12))
 		plan->commit_guard = 0;
+
+	/* not by the first seeds, by which what is planted has been found */
+	plan->views = seed > 1000 && sim_random_one_in(&latest, 4);
 }
 
 /* The settings' defaults, and nothing fails. */

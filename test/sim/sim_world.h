@@ -15,6 +15,7 @@
 #define SIM_MAX_NAMES		11
 #define SIM_TICK_NAME		(SIM_MAX_NAMES - 1) /* for ticks alone */
 #define SIM_TICK			(5 * SIM_SECOND)	/* from one tick to the next */
+#define INTEGER_KEY			".etcd_lock/int/db/"
 #define SIM_TRY				(3 * SIM_SECOND)	/* that a try may take until others
 												 * give up what they keep */
 
@@ -75,6 +76,7 @@ typedef struct SimPlan
 	bool		modes;			/* sessions take both modes of a lock, in any order */
 	bool		busy;			/* many short transactions under each lock */
 	bool		hasty;			/* waits end soon, and begin anew; with crossed */
+	bool		views;			/* sessions look at the views */
 	bool		fair;			/* all sessions want one name, again and again */
 } SimPlan;
 
@@ -149,6 +151,7 @@ extern bool sim_check_lossless(void);	/* no fault is such that a lock may be los
 extern void sim_check_went_down(SimServer *server, bool same_boot);
 extern void sim_check_refused(SimProc *proc, int name, int64_t since, int64_t wait);
 extern void sim_check_keys(void);	/* etcd has changed */
+extern void sim_check_views(SimProc *proc);	/* it has just looked at them */
 extern void sim_check_epoch_ended(const SimServer *server);
 extern void sim_check_served(void);	/* to be called now and then */
 extern void sim_check_tick_refused(SimProc *proc);

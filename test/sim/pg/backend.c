@@ -168,6 +168,9 @@ standard_ExecutorRun(QueryDesc *queryDesc, ScanDirection direction, uint64 count
 		case SIM_SELECT_SLEEP:
 			sleep_interruptibly(running->duration);
 			break;
+		case SIM_VIEWS:
+			pg_look_at_views();
+			break;
 		case SIM_ROW_LOCK:
 			pg_assign_xid();
 			pg_lock_row(running->row);
@@ -784,6 +787,8 @@ PGDLLEXPORT const SimImage sim_image = {
 	.prepare = image_prepare,
 	.finish_prepared = image_finish_prepared,
 	.any_prepared = pg_any_prepared,
+	.locks_show = pg_locks_show,
+	.queue_shows = pg_queue_shows,
 	.in_transaction = pg_in_transaction,
 	.in_block = pg_in_block,
 	.failed = pg_transaction_failed,

@@ -82,6 +82,11 @@ extern void pg_run_update(void);	/* as another module's statement */
 extern int	pg_lost_holds(void);
 extern bool pg_any_hold(void);	/* does this session have any lock? */
 
+/* views.c: look at them all; did they show this lock of this session's? */
+extern void pg_look_at_views(void);
+extern bool pg_locks_show(const char *name, bool exclusive, int64_t token);
+extern bool pg_queue_shows(const char *name, int64_t revision);
+
 /* left_over.c, left_over_worker.c: see SimImage */
 extern int	pg_left_over(char *what, size_t size);
 extern const char *pg_left_over_worker(void);
