@@ -813,17 +813,21 @@ time_out(void *arg)
 	release_call(call);
 }
 
-/* Of Txns that look at one key and delete it, nothing else: they break a lock. */
+/* Of Txns that look at keys and delete them, nothing else: they break a lock. */
 static void
 tell_of_delete(const SimCall *call)
 {
 	const EtcdTxn *txn = &call->ask->txn;
 
-	if (call->ask->method == SIM_TXN && sim_before_delete != NULL && txn->ncompare == 1 &&
-		txn->nsuccess > 0 && txn->success[0].type == ETCD_OP_DELETE &&
-		txn->success[0].range.end == NULL)
-		sim_before_delete(call->server, txn->success[0].range.key,
-						  txn->success[0].range.key_len);
+	if (call->ask->method != SIM_TXN || sim_before_delete == NULL || txn->ncompare == 0)
+		return;
+	for (int i = 0; i < txn->nsuccess; i++)
+	{
+		const EtcdOp *op = &txn->success[i];
+
+		if (op->type == ETCD_OP_DELETE && op->range.end == NULL)
+			sim_before_delete(call->server, op->range.key, op->range.key_len);
+	}
 }
 
 /* ---- reads of queues that tell a server nothing ---- */
