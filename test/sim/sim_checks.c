@@ -886,6 +886,9 @@ sim_check_refused(SimProc *proc, int name, int64_t since, int64_t wait)
 		(wait == 0 || wait > IDLE) && !is_used(proc, name, since))
 		sim_violation("%s is refused \"%s\", which is only kept", sim_proc_name(proc),
 					  sim_names[name]);
+
+	/* keys become nobody's when their server starts again, without a change in etcd */
+	sim_check_keys();
 	for (int owner = 0; owner <= sim_nservers; owner++)
 	{
 		if (owner != own && (seen_now[name][owner] || seen_at[name][owner] >= since))
