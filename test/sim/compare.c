@@ -31,7 +31,7 @@
 #define NWATCHES		4
 
 /* Longest that a real watch, or the end of a real lease, may take, milliseconds. */
-#define PATIENCE		60000
+#define TIMEOUT		60000
 
 /* The TTL of leases that do not run out, and of the one that does, seconds. */
 #define LONG_TTL		600
@@ -414,7 +414,7 @@ open_watch(BothWatches *both)
 		range = random_range(false);
 	while (range.key_len == 0);
 	both->real = real_etcd_watch(&range, deletes_only, real_message, both);
-	real_etcd_wait(PATIENCE, &both->done);
+	real_etcd_wait(TIMEOUT, &both->done);
 	both->simulated = sim_etcd_watch(etcd, &range, deletes_only, false, 0, 0);
 	(void) sim_etcd_watch_next(both->simulated, sim_etcd_header(etcd)->revision, &msg);
 }
@@ -431,7 +431,7 @@ end_watch(BothWatches *both)
 		etcd_response_free_watch(&msg);
 	}
 	both->done = both->events_real >= both->events_simulated;
-	real_etcd_wait(PATIENCE, &both->done);
+	real_etcd_wait(TIMEOUT, &both->done);
 	real_etcd_end_watch(both->real);
 	sim_etcd_end_watch(both->simulated);
 	agree(&asked, &both->told_simulated, &both->told_real);
@@ -690,7 +690,7 @@ let_lease_run_out(void)
 	while (!put_on_lease(id))
 		id++;
 	compare_all("before a lease has run out");
-	for (int waited = 0; ttl >= 0 && waited < PATIENCE; waited += 100)
+	for (int waited = 0; ttl >= 0 && waited < TIMEOUT; waited += 100)
 	{
 		EtcdLeaseResult result;
 		EtcdError	err;

@@ -92,7 +92,7 @@ extern void sim_committed_elsewhere(int lost, bool guarded);
 /* A transaction is about to commit: what does the session believe to have? */
 extern void sim_commit_begins(void);
 
-/* May whoever runs a statement be interrupted by somebody's hand? */
+/* May a session that runs a statement be interrupted by somebody's hand? */
 extern bool sim_may_interrupt(void);
 
 /* The session has a lock of this name from now on, in one more mode; no longer. */

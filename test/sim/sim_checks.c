@@ -87,8 +87,8 @@
  * Longest that who waits may have to, once there are no faults; and if he may wait behind
  * one deadlock after the other, or behind sessions with a hundred transactions each.
  */
-#define PATIENCE	(30 * SIM_SECOND)
-#define LONG_PATIENCE	(60 * SIM_SECOND)
+#define ORDINARY_WAIT	(30 * SIM_SECOND)
+#define LONG_WAIT	(60 * SIM_SECOND)
 
 typedef struct Note
 {
@@ -363,7 +363,7 @@ add_broken(Broken *list, int *n, int name, int64_t token)
 	list[(*n)++] = (Broken) {name, token, sim_now()};
 }
 
-/* Whoever had it does not believe in it for much longer. */
+/* Sessions that had it do not believe in it for much longer. */
 void
 sim_check_broken(int name, int64_t token)
 {
@@ -1190,7 +1190,7 @@ void
 sim_check_waits(void)
 {
 	int64_t		now = sim_now();
-	int64_t		limit = sim_plan.crossed || sim_plan.busy ? LONG_PATIENCE : PATIENCE;
+	int64_t		limit = sim_plan.crossed || sim_plan.busy ? LONG_WAIT : ORDINARY_WAIT;
 
 	if (sim_plan.crossed && sim_plan.nforeign > 0)
 		return;

@@ -396,7 +396,7 @@ keep_stale(Member *member)
 static void
 drop_stale(Member *member)
 {
-	/* Its watches go with it: whoever has one is told. */
+	/* Its watches go with it: each process that has one is told. */
 	for (SimCall *call = calls; call != NULL; call = call->next)
 	{
 		if (call->member == member && call->watch != NULL && call->on_stale)
@@ -675,7 +675,7 @@ refusal(const SimAsk *ask, EtcdCode code, const char *message)
 	return answer;
 }
 
-/* It is carried out on this state. */
+/* It is applied to this state. */
 static SimAnswer *
 carry_out(SimEtcd *on, const SimAsk *ask, bool effect)
 {
@@ -995,7 +995,7 @@ txn_denied(const EtcdTxn *txn)
 	return ops_denied(txn->success, txn->nsuccess) || ops_denied(txn->failure, txn->nfailure);
 }
 
-/* Why it may not be carried out; NULL: it may. */
+/* Why it may not be applied; NULL: it may. */
 static const char *
 denial(const SimAsk *ask, EtcdCode *code)
 {
@@ -1242,7 +1242,7 @@ sim_net_stream(void)
 	return ++nstreams;
 }
 
-/* TCP sends again until it gets through: late, and whoever asked may have given up. */
+/* TCP sends again until it gets through: late, and the process that asked may have given up. */
 static void
 send_again(void *arg)
 {

@@ -19,7 +19,7 @@
 #define SAMPLE_ORDERED	(50 * SIM_MS)
 
 /*
- * Whoever is ended was in a cycle so long ago at most: the second round takes no longer.
+ * A session that is ended was in a cycle so long ago at most: the second round takes no longer.
  * One of the others may have given up meanwhile.
  */
 #define BEFORE			(SIM_SECOND / 2)

@@ -928,7 +928,7 @@ sim_etcd_lease_expired(SimEtcd *etcd, int64_t id, int64_t now)
 	return lease != NULL && lease->expires <= now;
 }
 
-/* One that has run out is not renewed: etcd answers when it is gone, with a TTL of 0. */
+/* One that has run out is not renewed: etcd says when it is gone, with a TTL of 0. */
 void
 sim_etcd_lease_keepalive(SimEtcd *etcd, int64_t id, int64_t now, bool effect,
 						 EtcdLeaseResult *result)

@@ -4,7 +4,7 @@
  *	  What an etcd cluster has agreed on: keys with their history, leases.
  *
  * The replicated state alone, without members, network or time of its own:
- * each function is one step that a cluster carries out, and "now" is what its
+ * each function is one step that a cluster applies, and "now" is what its
  * caller says, in microseconds.  sim_cluster.c adds the members.
  * test/sim/compare checks it against a real etcd.
  *

@@ -693,7 +693,7 @@ several(SimProc *proc)
 		commit(proc);
 }
 
-/* Take a lock away from whoever has it. */
+/* Take a lock away from the session that has it. */
 static void
 break_lock(SimProc *proc)
 {
@@ -725,7 +725,7 @@ call_wait(SimProc *proc)
 	(void) call(proc, "etcd_lock_sql_unlock_all", -1, none, &result);
 }
 
-/* Short transactions under a lock, as whoever works a queue off has them. */
+/* Short transactions under a lock, as a session that works a queue off has them. */
 static void
 work_off(SimProc *proc)
 {
@@ -1225,7 +1225,7 @@ sim_foreign_reset(void)
 	sim_cluster_changed();
 }
 
-/* Who has the lock, as long as his key is there; Mutex counts as exclusive. */
+/* Who has the lock, as long as its key is there; Mutex counts as exclusive. */
 int
 sim_foreign_holders(int name, bool *exclusive)
 {

@@ -684,7 +684,7 @@ interfere_by_hand(void)
 		return;
 	for (int i = 0; i < n; i++)
 	{
-		/* whoever deletes a tick has it claimed once more */
+		/* who deletes a tick has it claimed once more */
 		if (!sim_etcd_key(etcd, (at + i) % n, &kv) || kv.lease == 0 ||
 			strncmp(kv.key, ".etcd_lock/tick", strlen(".etcd_lock/tick")) == 0)
 			continue;

@@ -436,7 +436,7 @@ sub none_soon
 		last if $left && !@$left || now() > $until;
 		nap(0.1);
 	}
-	none($name, $left ? @$left : 'etcd does not answer');
+	none($name, $left ? @$left : 'no response from etcd');
 	return;
 }
 
@@ -463,7 +463,7 @@ sub summary
 	diag 'commits: ' . @committed . ', of them unconfirmed '
 	  . (grep { $_->{outcome} eq 'unknown' } @committed)
 	  . ', told of a loss behind the commit ' . (grep { $_->{t} eq 'late' } @events)
-	  . ', not judged because robbed ' . @robbed;
+	  . ', not checked because robbed ' . @robbed;
 	diag 'refused commits: ' . ($outcome{'refused EL002'} // 0) . ', losses: '
 	  . (($end{EL001} // 0) + ($end{EL002} // 0) + ($end{lost} // 0));
 	diag "nemesis: $nemeses, " . in_words($count);

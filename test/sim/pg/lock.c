@@ -110,7 +110,7 @@ release_shared(Local *local)
 {
 	SimLockTag	tag = shared_tag(&local->tag);
 
-	/* Whoever gets it next must not see changes that a crash undoes. */
+	/* The next session that gets it must not see changes that a crash undoes. */
 	if (local->tag.locktag_type == LOCKTAG_ADVISORY && local->last_commit != XactLastCommitEnd)
 		Assert(pg_commits_are_flushed());
 	sim_lock_release(&tag, local->mode);

@@ -1,5 +1,5 @@
 #-------------------------------------------------------------------------
-# Torture::Checker - judges a history of locked sections
+# Torture::Checker - checks a history of locked sections
 #
 # Pure: gets what the sessions have noted, and says what is wrong with it.
 # README.md tells why each of these is a violation.
@@ -260,7 +260,7 @@ sub row_violations
 
 =item fence_violations(\@events, \%fenced)
 
-Counters with fencing that are not the number of writes that passed, be they of
+Counters with fencing that are not the number of writes that passed, whether of
 transactions that committed or not.
 
 =cut

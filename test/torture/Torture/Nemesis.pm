@@ -609,7 +609,7 @@ sub lease
 
 # Somebody takes locks away in etcd.  Only the commit guard that asks etcd can
 # see that at once: the checker needs to know.  A request without an answer may
-# be carried out later.
+# be applied later.
 sub by_hand
 {
 	my ($self, $server, $name, $do) = @_;

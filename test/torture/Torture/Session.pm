@@ -5,7 +5,7 @@
 # JSON that Torture::Checker reads.  README.md tells what they mean.
 #
 # SIGUSR1: the nemesis has ended, keep to short work and wait for every lock.
-# SIGUSR2: end after the work under way.
+# SIGUSR2: end after this piece of work.
 #-------------------------------------------------------------------------
 package Torture::Session;
 
@@ -83,7 +83,7 @@ sub run
 		$self->clean_up if ref $end;
 		delete $self->{connection} if !$calm && rand() < 0.02;
 		nap(rand 0.02) if !$calm;
-		# Whoever has been served lets others come to it.
+		# A session that has been served lets others come to it.
 		nap(0.1) if $calm;
 	}
 	$self->{connection}->close if $self->{connection};
@@ -274,7 +274,7 @@ sub rollback
 # How to do it
 #
 
-# A statement that ends the work under way if it fails.
+# A statement that ends the piece of work if it fails.
 sub must
 {
 	my ($self, $sql, $how) = @_;

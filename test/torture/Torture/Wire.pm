@@ -2,7 +2,7 @@
 # Torture::Wire - a connection to a PostgreSQL server
 #
 # Speaks the protocol itself (simple or extended, a Unix socket, no password),
-# because the checker judges by the moments at which messages leave and arrive,
+# because the checker goes by the moments at which messages leave and arrive,
 # and needs to know whether a COMMIT was answered before the connection broke.
 #-------------------------------------------------------------------------
 package Torture::Wire;
