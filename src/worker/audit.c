@@ -48,7 +48,7 @@
 
 /*
  * The list is used while our keys' names have at most this many bytes
- * together, and all can be watched: it does not tell create_revisions.  So a key
+ * together, and all are watched: it does not tell create_revisions.  So a key
  * that was deleted, and put again by a request that was applied twice, looks as
  * if it had always been there; a watch shows the deletion.
  */
@@ -60,10 +60,6 @@
  */
 #define LIST_PAUSE			INT64CONST(60000000)
 #define LIST_IDLE			INT64CONST(4000000)
-
-/* When pauses between lists that fail have grown to this, slices have to do for a while. */
-#define LIST_FAILS			INT64CONST(400000)
-#define LIST_BREAK			INT64CONST(10000000)
 
 /*
  * Slices in flight at a time, so that a way to etcd and back of 30 ms does not keep us
@@ -220,7 +216,14 @@ static bool
 uses_list(int64 now)
 {
 	return name_audited_bytes() <= LIST_BYTES &&
-		name_count_audited() <= HELD_KEYS_MAX_WATCHES && now >= MyAudit->slices_until;
+		held_keys_all_watched() && now >= MyAudit->slices_until;
+}
+
+/* Does the list come?  Else slices do, too. */
+static bool
+list_serves(int64 now)
+{
+	return uses_list(now) && MyAudit->list_pause == 0;
 }
 
 /* When the list may be requested again. */
@@ -244,7 +247,7 @@ next_slice(int64 now)
 	dlist_head *keys = name_list_audited();
 	const WorkerKey *key;
 
-	if (uses_list(now) || MyAudit->nslices >= MAX_SLICES || dlist_is_empty(keys))
+	if (list_serves(now) || MyAudit->nslices >= MAX_SLICES || dlist_is_empty(keys))
 		return PG_INT64_MAX;
 	key = dlist_head_element(WorkerKey, audit_link, keys);
 	return Max(Max(key->audited_at, key->audit_sent_at) + audit_interval(),
@@ -380,8 +383,6 @@ retry_list(void)
 	MyAudit->list_pause = MyAudit->list_pause == 0 ? RETRY_PAUSE :
 		Min(2 * MyAudit->list_pause, audit_interval());
 	MyAudit->list_retry_at = clock_now() + MyAudit->list_pause;
-	if (MyAudit->list_pause >= LIST_FAILS)
-		MyAudit->slices_until = clock_now() + LIST_BREAK;
 }
 
 static void
@@ -391,9 +392,9 @@ list_done(void *arg, const EtcdResponse *response)
 	EtcdError	error = {0};
 
 	MyAudit->listing = false;
-	retry_list();
 	if (MyAudit->list_epoch != deadline_epoch(&lock_shared->deadline))
 		return;
+	retry_list();
 	if (response->too_long)
 		MyAudit->slices_until = clock_now() + LIST_PAUSE;
 	if (!response->delivered)
@@ -648,7 +649,7 @@ void
 audit_tick(int64 now)
 {
 	publish();
-	orphans_look_longer(!uses_list(now));
+	orphans_look_longer(!list_serves(now));
 	if (!lease_alive() || !link_ready())
 		return;
 	if (next_list(now) <= now)

@@ -186,6 +186,12 @@ held_keys_give_watch(void)
 	return false;
 }
 
+bool
+held_keys_all_watched(void)
+{
+	return dlist_is_empty(&MyHeldKeys->unwatched);
+}
+
 /* There may be watches again for names that had none. */
 static void
 watch_more(int64 now)

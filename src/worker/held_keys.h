@@ -19,6 +19,9 @@ extern void held_keys_look(WorkerKey *key);
 extern void held_keys_watch(WorkerKey *key);
 extern bool held_keys_give_watch(void);
 
+/* Has each key that is held for long a watch? */
+extern bool held_keys_all_watched(void);
+
 /* The note on a key that is deleted has gone with it, or is not to. */
 extern void held_keys_note_deleted(WorkerKey *key, int64 revision);
 extern void held_keys_leave_note(WorkerKey *key);

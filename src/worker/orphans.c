@@ -74,6 +74,27 @@ orphan_is_known(const char *key, size_t key_len)
 	return find(key, key_len) != NULL;
 }
 
+/* Forget one that is looked for only in case etcd took longer than it should. */
+static bool
+make_room(void)
+{
+	int64		now = clock_now();
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &MyOrphans->list)
+	{
+		Orphan	   *orphan = dlist_container(Orphan, link, iter.cur);
+
+		if (orphan->create_revision == 0 && orphan->until != 0 && now >= orphan->until &&
+			!orphan->in_flight)
+		{
+			orphan_forget(orphan);
+			return true;
+		}
+	}
+	return false;
+}
+
 static Orphan *
 find_or_add(const char *key, size_t key_len)
 {
@@ -81,7 +102,7 @@ find_or_add(const char *key, size_t key_len)
 
 	if (orphan != NULL)
 		return orphan;
-	if (MyOrphans->n >= MAX_ORPHANS)
+	if (MyOrphans->n >= MAX_ORPHANS && !make_room())
 		return NULL;			/* it will be found again */
 	orphan = MemoryContextAllocZero(TopMemoryContext,
 									offsetof(Orphan, key) + key_len);

@@ -74,6 +74,8 @@ foreach my $holder ($near, $there)
 
 	$holder->query("SELECT etcd_lock('/m')");
 	$here->send("SELECT etcd_lock_all('/z', '/m', '/a', '/y')");
+	# It waits for the tries before.
+	wait_until('it waits with the first one', sub { held($here) eq '/a' });
 	wait_until_waiting($here);
 	is(held($here), '/a', "taken on $where: a session that waits has what comes first");
 	wait_until('what comes later is free', sub {
