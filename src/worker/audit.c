@@ -48,7 +48,7 @@
 
 /*
  * The list is used while our keys' names have at most this many bytes
- * together, and all are watched: it does not tell create_revisions.  So a key
+ * together, and all have a watch: it does not tell create_revisions.  So a key
  * that was deleted, and put again by a request that was applied twice, looks as
  * if it had always been there; a watch shows the deletion.
  */

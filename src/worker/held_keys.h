@@ -19,7 +19,7 @@ extern void held_keys_look(WorkerKey *key);
 extern void held_keys_watch(WorkerKey *key);
 extern bool held_keys_give_watch(void);
 
-/* Has each key that is held for long a watch? */
+/* Has each key that is held for long been given a watch?  (It may have ended since.) */
 extern bool held_keys_all_watched(void);
 
 /* The note on a key that is deleted has gone with it, or is not to. */

@@ -50,23 +50,6 @@ sub release
 	return;
 }
 
-# Until the statement waits, for whatever lock.
-sub waits
-{
-	my ($session) = @_;
-	my $pid = $session->pid;
-	wait_until(
-		"backend $pid waits",
-		sub {
-			die "backend $pid does not wait" if $session->done;
-			return $session->{node}->safe_psql('postgres', <<"SQL");
-SELECT 1 FROM etcd_locks WHERE pid = $pid AND NOT granted AND NOT lost
-UNION ALL SELECT 1 FROM pg_locks WHERE pid = $pid AND NOT granted LIMIT 1
-SQL
-		});
-	return;
-}
-
 # The session is ended as a victim, and soon.
 sub is_ended
 {
@@ -116,7 +99,7 @@ sub count_waiting
 	$on_c->query("SELECT etcd_lock('/1')");
 	$on_b->query("SELECT etcd_lock('/2')");
 	$on_c->send("SELECT etcd_lock('/2')");
-	waits($on_c);
+	wait_until_queued($etcd, $on_c);
 	$on_b->send("SELECT etcd_lock('/1')");
 	is_ended($on_b, 'beside many waits for a server that may not be written to');
 	release($on_b);
@@ -144,7 +127,7 @@ SQL
 		wait_until("sessions wait", sub { count_waiting($b, '/c/%') == $from + $n });
 	}
 	$on_b->send("SELECT etcd_lock('/x')");
-	waits($on_b);
+	wait_until_queued($etcd, $on_b);
 	$on_a->send("SELECT etcd_lock('/s')");
 	is_ended($on_a, 'beside many who wait for something else');
 	release($on_a);
@@ -153,10 +136,10 @@ SQL
 	# Within B: a session that waits until all of them release the lock holds a row that one
 	# of them wants.
 	$on_a->send("SELECT etcd_lock('/s')");
-	waits($on_a);
+	wait_until_queued($etcd, $on_a);
 	$on_b2->query('BEGIN; UPDATE t SET v = v + 1 WHERE i = 1');
 	$on_b2->send("SELECT etcd_lock_shared('/s')");
-	waits($on_b2);
+	wait_until_queued($etcd, $on_b2);
 	$on_b->send('UPDATE t SET v = v + 1 WHERE i = 1');
 	is_ended($on_b2, 'one of many who share');
 	release($on_b2);
@@ -175,9 +158,9 @@ SQL
 	$etcd->put(sprintf("$ns/f/write/%x-000000000001", $lease), '{"server":"old","pid":1}', $lease);
 	$on_c->query("SELECT etcd_lock('/1')");
 	$on_b->send("SELECT etcd_lock('/f')");
-	waits($on_b);
+	wait_until_queued($etcd, $on_b);
 	$on_c->send("SELECT etcd_lock_shared('/f')");
-	waits($on_c);
+	wait_until_queued($etcd, $on_c);
 	$on_a->send("SELECT etcd_lock('/1')");
 	is_ended($on_a, 'behind a server that passes no probe on');
 	$on_a->query('ROLLBACK');
@@ -197,10 +180,10 @@ SQL
 	$on_a3->query("SELECT etcd_lock('/y')");
 	$on_b->send("SELECT etcd_lock('/x')");
 	$on_c->send("SELECT etcd_lock('/y')");
-	waits($_) foreach $on_b, $on_c;
+	wait_until_queued($etcd, $on_b, $on_c);
 	$on_a->query('BEGIN; UPDATE t SET v = v + 1 WHERE i IN (1, 2)');
 	$on_a->send("SELECT etcd_lock('/s')");
-	waits($on_a);
+	wait_until_queued($etcd, $on_a);
 	sleep 10 * $timeout;
 	$b->safe_psql('postgres', 'SELECT pg_cancel_backend(' . $on_b->pid . ')');
 	is($on_b->result->{sqlstate}, '57014', 'a wait on the path ends');
@@ -208,7 +191,7 @@ SQL
 	# what B and C pass on is slower than what A knows
 	$proxy->rules({ do => 'delay', ms => 200, path => '/kv/' });
 	$on_a2->send('UPDATE t SET v = v + 1 WHERE i = 1');
-	waits($on_a2);
+	wait_until_blocked($on_a2);
 	sleep 3 * $timeout;
 	$on_a3->send('UPDATE t SET v = v + 1 WHERE i = 2');
 	is_ended($on_a, 'a path that has ended');
