@@ -766,7 +766,11 @@ cycle_came(DeadlockProbe *probe)
 	Cycle	   *cycle = find_cycle(probe->number, NULL);
 	DeadlockProbe *sent;
 
-	if (cycle == NULL)
+	/*
+	 * A worker that has stood still reads what came meanwhile before it
+	 * forgets cycles.
+	 */
+	if (cycle == NULL || clock_now() >= cycle->expires_at)
 		return;
 	sent = decode(cycle->message, cycle->len);
 	if (sent != NULL && deadlock_probe_same_path(sent, probe) && confirm(probe, 0))
